@@ -1,0 +1,69 @@
+"""Models that map token ids to logits for all positions: the rungs of the ladder, the Transformer.
+
+Nothing here knows who trains or watches a model.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from qkv.errors import ConfigError
+from qkv.models import rungs
+from qkv.models.config import ModelConfig, RungConfig, TransformerConfig, from_json, to_json
+from qkv.models.generate import Sampling, generate
+from qkv.models.transformer import Cache, Transformer
+
+__all__ = [
+    "RUNGS",
+    "Cache",
+    "ModelConfig",
+    "RungConfig",
+    "Sampling",
+    "Transformer",
+    "TransformerConfig",
+    "build_model",
+    "count_parameters",
+    "from_json",
+    "generate",
+    "to_json",
+]
+
+RUNGS: dict[str, type[nn.Module]] = {
+    "uniform": rungs.Uniform,
+    "bigram-counts": rungs.BigramCounts,
+    "bigram": rungs.Bigram,
+    "average": rungs.Average,
+    "rnn": rungs.RecurrentNetwork,
+    "wavenet": rungs.WaveNet,
+    "one-head": rungs.OneHead,
+    "heads": rungs.ManyHeads,
+    "feed-forward": rungs.FeedForward,
+    "residual": rungs.Residual,
+    "norm": rungs.Normalised,
+}
+"""Kinds of :class:`RungConfig`, from the lowest rung up."""
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """Return an untrained model of this config, its weights from torch's global generator.
+
+    Raises:
+        ConfigError: an unknown kind.
+
+    >>> count_parameters(build_model(RungConfig("bigram", vocab=65)))
+    4225
+    """
+    if isinstance(config, TransformerConfig):
+        return Transformer(config)
+    if config.kind not in RUNGS:
+        raise ConfigError(
+            f"a model of kind {config.kind!r}",
+            f"one of {', '.join([*RUNGS, TransformerConfig.kind])}",
+            "check its name",
+        )
+    return RUNGS[config.kind](config)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Return how many numbers the model has learnt (a tied matrix counts once)."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,309 @@
+"""What a model is, as data: frozen dataclasses, validated on creation, to and from JSON.
+
+A checkpoint carries one of these beside its weights, so that weights can never be loaded into a
+model of another shape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
+
+from qkv.errors import ConfigError
+
+__all__ = ["ModelConfig", "RungConfig", "TransformerConfig", "from_json", "parse_setting", "to_json"]
+
+Config = TypeVar("Config")
+
+
+@dataclass(frozen=True)
+class RungConfig:
+    """The size of one rung of the ladder; ``kind`` says which.
+
+    Args:
+        kind: the rung's name, a key of :data:`qkv.models.RUNGS`.
+        vocab: tokens in the vocabulary, V.
+        context: tokens the model sees at most, T.
+        width: D, the width of an embedding (ignored by rungs that have none).
+        heads: H, attention heads (ignored by rungs that have none); D must be a multiple.
+
+    Raises:
+        ConfigError: a size below 1, or heads that do not divide the width.
+    """
+
+    kind: str
+    vocab: int
+    context: int = 64
+    width: int = 64
+    heads: int = 1
+
+    def __post_init__(self) -> None:
+        require_positive(self, "vocab", "context", "width", "heads")
+        require_divisible(self.width, self.heads)
+
+    @property
+    def head_width(self) -> int:
+        """C, the width of one head."""
+        return self.width // self.heads
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """A causal decoder, from GPT-2-like to Llama-like.
+
+    The defaults are the modern recipe: rotary positions, RMSNorm before each sublayer, a norm on
+    queries and keys, squared ReLU, no biases.
+
+    Args:
+        vocab: tokens in the vocabulary, V.
+        context: tokens the model sees at most, T.
+        layers: number of blocks.
+        width: D, the width of the residual stream.
+        heads: H, query heads.
+        kv_heads: G, key/value heads, a divisor of H; ``None`` means H.
+        head_width: C; ``None`` means D / H.
+        hidden: width of the feed-forward layer; ``None`` means 4 D.
+        positions: how order enters; ``rotary`` and ``alibi`` act inside attention.
+        rotary_theta: base of the rotary wavelengths, in positions.
+        norm: ``rms`` or ``layer``.
+        norm_eps: added to the mean square (or variance) before its root.
+        activation: ``gelu`` is exact, ``gelu_tanh`` GPT-2's approximation, ``relu2`` the square
+            of ReLU, ``swiglu`` Llama's gated SiLU (it has a third matrix).
+        bias: biases in linear layers, as GPT-2 has them.
+        norm_bias: biases in LayerNorm; ``None`` follows ``bias``.
+        qk_norm: RMS-normalise each head's queries and keys, with a learned gain.
+        tied: the unembedding is the embedding's transpose.
+        softcap: attention scores become ``softcap * tanh(score / softcap)``.
+        logit_softcap: the same for the final logits.
+        window: attend at most to this many last tokens, itself included.
+        scale: factor on q·k; ``None`` means 1/sqrt(C).
+        dropout: probability, on embeddings and on each sublayer's output, while training.
+        zero_init: projections that write to the residual stream start at zero.
+
+    Raises:
+        ConfigError: sizes that do not fit together, or a name that is unknown.
+
+    >>> TransformerConfig(vocab=65, width=64, heads=4).kv_heads_
+    4
+    """
+
+    kind: ClassVar[str] = "transformer"
+
+    vocab: int
+    context: int = 64
+    layers: int = 4
+    width: int = 128
+    heads: int = 4
+    kv_heads: int | None = None
+    head_width: int | None = None
+    hidden: int | None = None
+    positions: Literal["rotary", "learned", "sinusoidal", "alibi", "none"] = "rotary"
+    rotary_theta: float = 10_000.0
+    norm: Literal["rms", "layer"] = "rms"
+    norm_eps: float = 1e-5
+    activation: Literal["relu2", "gelu", "gelu_tanh", "swiglu"] = "relu2"
+    bias: bool = False
+    norm_bias: bool | None = None
+    qk_norm: bool = True
+    tied: bool = False
+    softcap: float | None = None
+    logit_softcap: float | None = None
+    window: int | None = None
+    scale: float | None = None
+    dropout: float = 0.0
+    zero_init: bool = True
+
+    def __post_init__(self) -> None:
+        require_positive(self, "vocab", "context", "layers", "width", "heads", "norm_eps")
+        require_positive(self, "rotary_theta")
+        require_positive(self, "kv_heads", "head_width", "hidden", "window", optional=True)
+        require_positive(self, "softcap", "logit_softcap", "scale", optional=True)
+        if self.head_width is None:
+            require_divisible(self.width, self.heads)
+        if self.heads % self.kv_heads_:
+            raise ConfigError(
+                f"{self.kv_heads_} key/value heads for {self.heads} heads",
+                "a number that divides the heads",
+                f"set kv_heads to one of {divisors(self.heads)}",
+            )
+        if self.positions == "rotary" and self.head_width_ % 2:
+            raise ConfigError(
+                f"head width {self.head_width_} with rotary positions",
+                "an even head width, since channels turn in pairs",
+                "change width, heads or head_width",
+            )
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"dropout {self.dropout}", "a probability in [0, 1)", "set dropout=0")
+
+    @property
+    def kv_heads_(self) -> int:
+        """G, with the default filled in."""
+        return self.heads if self.kv_heads is None else self.kv_heads
+
+    @property
+    def head_width_(self) -> int:
+        """C, with the default filled in."""
+        return self.width // self.heads if self.head_width is None else self.head_width
+
+    @property
+    def hidden_(self) -> int:
+        """Feed-forward width, with the default filled in."""
+        return 4 * self.width if self.hidden is None else self.hidden
+
+
+ModelConfig = RungConfig | TransformerConfig
+
+
+def to_json(config: ModelConfig) -> dict[str, Any]:
+    """Return the config as a JSON-able dictionary that names its kind.
+
+    >>> to_json(RungConfig("bigram", vocab=65))["kind"]
+    'bigram'
+    """
+    return {"kind": config.kind, **dataclasses.asdict(config)}
+
+
+def from_json(data: dict[str, Any]) -> ModelConfig:
+    """Return the config that :func:`to_json` wrote.
+
+    Raises:
+        ConfigError: unknown fields, missing fields, or values of the wrong type.
+
+    >>> from_json(to_json(TransformerConfig(vocab=65))) == TransformerConfig(vocab=65)
+    True
+    """
+    fields = dict(data)
+    kind = fields.get("kind")
+    if kind == TransformerConfig.kind:
+        del fields["kind"]
+        return build(TransformerConfig, fields)
+    return build(RungConfig, fields)
+
+
+def build(cls: type[Config], values: dict[str, Any]) -> Config:
+    """Return ``cls(**values)`` with every name and type checked.
+
+    Raises:
+        ConfigError: an unknown or missing field, or a value of the wrong type.
+    """
+    known = field_types(cls)
+    for name, value in values.items():
+        if name not in known:
+            raise ConfigError(
+                f"the setting {name!r} of {cls.__name__}",
+                f"one of {', '.join(known)}",
+                "check its spelling",
+            )
+        if not _fits(value, known[name]):
+            raise ConfigError(
+                f"{name}={value!r}", _describe(known[name]), f"give {name} such a value"
+            )
+    missing = [
+        field.name
+        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
+        if field.default is dataclasses.MISSING
+        and field.default_factory is dataclasses.MISSING
+        and field.name not in values
+    ]
+    if missing:
+        raise ConfigError(
+            f"no {', '.join(missing)}", f"every field of {cls.__name__}", "add what is missing"
+        )
+    return cls(**values)
+
+
+def parse_setting(cls: type[Any], name: str, text: str) -> Any:
+    """Return the value that ``name=text`` gives a field of ``cls``.
+
+    Raises:
+        ConfigError: an unknown field or a text that is not of its type.
+
+    >>> parse_setting(TransformerConfig, "window", "none") is None
+    True
+    >>> parse_setting(TransformerConfig, "width", "192")
+    192
+    """
+    known = field_types(cls)
+    if name not in known:
+        raise ConfigError(f"the setting {name!r}", f"one of {', '.join(known)}", "check its name")
+    for candidate in _readings(text):
+        if _fits(candidate, known[name]):
+            return float(candidate) if known[name] is float else candidate
+    raise ConfigError(f"{name}={text}", _describe(known[name]), f"give {name} such a value")
+
+
+def field_types(cls: type[Any]) -> dict[str, Any]:
+    """Return the fields of a config class with their types."""
+    hints = typing.get_type_hints(cls)
+    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def require_positive(config: Any, *names: str, optional: bool = False) -> None:
+    """Raise a ConfigError where a named field is not above zero (or ``None``, if optional)."""
+    for name in names:
+        value = getattr(config, name)
+        if value is None and optional:
+            continue
+        if not value > 0:
+            raise ConfigError(f"{name}={value}", "a value above 0", f"raise {name}")
+
+
+def require_divisible(width: int, heads: int) -> None:
+    """Raise a ConfigError where the heads do not divide the width."""
+    if width % heads:
+        near = [count for count in divisors(width) if count <= 2 * heads][-3:]
+        raise ConfigError(
+            f"{heads} heads for width {width}",
+            "a number of heads that divides the width",
+            f"choose {' or '.join(map(str, near))} heads, or another width",
+        )
+
+
+def divisors(number: int) -> list[int]:
+    """Return the divisors of a number, ascending.
+
+    >>> divisors(12)
+    [1, 2, 3, 4, 6, 12]
+    """
+    return [candidate for candidate in range(1, number + 1) if number % candidate == 0]
+
+
+def _readings(text: str) -> list[Any]:
+    """What a text may mean, the strictest first."""
+    lowered = text.strip().lower()
+    named = {"none": None, "true": True, "false": False, "yes": True, "no": False}
+    if lowered in named:
+        return [named[lowered], text]
+    readings: list[Any] = []
+    digits = lowered.replace("_", "").replace(",", "")
+    for convert in (int, float):
+        try:
+            readings.append(convert(digits))
+        except ValueError:
+            continue
+    return [*readings, text]
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return value in get_args(kind)
+    if get_origin(kind) in (typing.Union, types.UnionType):
+        return any(_fits(value, member) for member in get_args(kind))
+    if kind is float:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return number and value == value and abs(value) != float("inf")
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _describe(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if get_origin(kind) in (typing.Union, types.UnionType):
+        return " or ".join(_describe(member) for member in get_args(kind))
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return names.get(kind, "none" if kind is types.NoneType else str(kind))

@@ -1,0 +1,114 @@
+"""Loss on all of a text, and texts from a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from qkv.models import Sampling, generate
+from qkv.text import Tokenizer, decode_stream, evaluation_batches
+
+__all__ = ["Evaluation", "evaluate", "sample_text", "stream_text"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss over every token of a text but the first, in non-overlapping windows.
+
+    Args:
+        loss: mean cross-entropy, nats a token.
+        tokens: how many were predicted.
+        context: tokens in a window; each starts with nothing before it.
+        characters: of the text; ``None`` where not known.
+    """
+
+    loss: float
+    tokens: int
+    context: int
+    characters: int | None = None
+
+    @property
+    def per_character(self) -> float | None:
+        """Nats a character: what compares tokenizers."""
+        return self.loss * self.tokens / self.characters if self.characters else None
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss)."""
+        return math.exp(min(self.loss, 700))
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    ids: np.ndarray,
+    *,
+    batch: int = 64,
+    characters: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Evaluation:
+    """Return the loss on all of ``ids``, in windows of the model's context, in fp32.
+
+    Args:
+        model: left in the mode it was in.
+        ids: (N,) tokens.
+        batch: windows at once.
+        characters: of the text they came from.
+        device: where the model is.
+
+    Raises:
+        TextError: fewer than two tokens.
+    """
+    context = model.config.context
+    total, count, training = 0.0, 0, model.training
+    model.eval()
+    for inputs, targets in evaluation_batches(ids, context, batch):
+        logits = model(torch.from_numpy(inputs).to(device))
+        losses = F.cross_entropy(
+            logits.float().flatten(0, 1),
+            torch.from_numpy(targets).to(device).flatten(),
+            reduction="none",
+        )
+        total += float(losses.double().sum())
+        count += targets.size
+    model.train(training)
+    return Evaluation(total / count, count, context, characters)
+
+
+def stream_text(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    prompt: str,
+    tokens: int,
+    sampling: Sampling | None = None,
+    *,
+    device: torch.device | str = "cpu",
+) -> Iterator[str]:
+    """Yield pieces of the text that the model writes after the prompt.
+
+    Raises:
+        TextError: characters in the prompt that the tokenizer does not know.
+    """
+    ids = tokenizer.encode(prompt) if prompt else np.zeros(1, dtype=np.int64)
+    start = torch.from_numpy(ids)[None].to(device)
+    drawn = generate(model, start, tokens, sampling)
+    return decode_stream(tokenizer, (int(step[0]) for step in drawn))
+
+
+def sample_text(
+    model: nn.Module,
+    tokenizer: Tokenizer,
+    prompt: str,
+    tokens: int,
+    sampling: Sampling | None = None,
+    *,
+    device: torch.device | str = "cpu",
+) -> str:
+    """Return the text that the model writes after the prompt, the prompt left out."""
+    return "".join(stream_text(model, tokenizer, prompt, tokens, sampling, device=device))

@@ -1,0 +1,130 @@
+"""AdamW for vectors and tables, Muon for matrices; both step many parameters at once."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qkv.training.config import TrainingConfig
+
+__all__ = ["Muon", "build_optimizers", "orthogonalise"]
+
+# Coefficients of the quintic that drives singular values towards 1 (Jordan et al., 2024).
+QUINTIC = (3.4445, -4.7750, 2.0315)
+
+
+def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Return each matrix with its singular values brought near 1, by Newton–Schulz iteration.
+
+    Args:
+        matrices: (N, rows, columns); all N are done at once.
+        steps: iterations; after 5 the singular values lie within about 0.7 to 1.2.
+
+    Source: Jordan et al., 2024, "Muon: an optimizer for hidden layers in neural networks".
+
+    >>> values = torch.linalg.svdvals(orthogonalise(torch.randn(1, 24, 40)))
+    >>> bool((values > 0.5).all() and (values < 1.3).all())
+    True
+    """
+    a, b, c = QUINTIC
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose update is orthogonalised, so that every direction moves alike.
+
+    Equal shapes are stacked and orthogonalised together: fewer, larger products. An update has
+    root mean square about 0.2 · learning rate · sqrt(max(rows, columns) / min(...)), after Liu et
+    al., 2025 ("Muon is scalable"), up to a constant.
+
+    Args:
+        matrices: two-dimensional parameters.
+        lr: learning rate.
+        momentum: of the gradient, with Nesterov's look-ahead.
+        weight_decay: decoupled; the weights shrink by ``lr * weight_decay`` a step.
+    """
+
+    def __init__(
+        self,
+        matrices: list[nn.Parameter],
+        lr: float = 0.02,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update every matrix that has a gradient."""
+        del closure
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    by_shape[matrix.shape].append(matrix)
+            for shape, matrices in by_shape.items():
+                updates = orthogonalise(self._momentum(matrices, group["momentum"]))
+                scale = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
+                if group["weight_decay"]:
+                    torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(matrices, list(updates.unbind()), alpha=-scale)
+
+    def _momentum(self, matrices: list[nn.Parameter], momentum: float) -> Tensor:
+        """Return the gradients with momentum applied, stacked: (N, rows, columns)."""
+        gradients = [matrix.grad for matrix in matrices]
+        for matrix in matrices:
+            if "momentum" not in self.state[matrix]:
+                self.state[matrix]["momentum"] = torch.zeros_like(matrix)
+        buffers = [self.state[matrix]["momentum"] for matrix in matrices]
+        torch._foreach_lerp_(buffers, gradients, 1 - momentum)
+        return torch.stack(torch._foreach_lerp(gradients, buffers, momentum))
+
+
+def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.optim.Optimizer]:
+    """Return the optimizers of a model: AdamW, and Muon for the blocks' matrices where chosen.
+
+    Each group keeps its peak rate as ``peak``, which the loop scales by the schedule.
+    """
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    inside = {
+        name for name, p in trainable if config.optimizer == "muon" and p.ndim == 2 and "blocks." in name
+    }
+    decayed = [p for name, p in trainable if name not in inside and p.ndim >= 2]
+    plain = [p for name, p in trainable if name not in inside and p.ndim < 2]
+    optimizers: list[torch.optim.Optimizer] = []
+    if decayed or plain:
+        groups = [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ]
+        optimizers.append(
+            torch.optim.AdamW(
+                [group for group in groups if group["params"]],
+                lr=config.learning_rate,
+                betas=(config.beta1, config.beta2),
+                fused=True,
+            )
+        )
+    if inside:
+        optimizers.append(
+            Muon(
+                [p for name, p in trainable if name in inside],
+                lr=config.muon_learning_rate,
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+            )
+        )
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return optimizers

@@ -1,0 +1,300 @@
+"""The run directory is the interface: training writes it, everything else only reads it.
+
+::
+
+    RUN/
+      config.json        what was asked: model, training, data, seeds, versions
+      tokenizer.json
+      metrics.jsonl      a line a step; a line torn by a crash is skipped by readers
+      samples.jsonl      texts written along the way
+      status.json        state (running, finished, interrupted, failed), step, process, time
+      checkpoints/       step-00000500/ ... (qkv.models.checkpoint)
+
+Every file is written whole or not at all, but for the two that grow a line at a time; those are
+flushed to disk before the checkpoint that speaks of them, and cut back to it on resuming.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from qkv.errors import CheckpointError, QkvError
+from qkv.models.checkpoint import (
+    Checkpoint,
+    disk_error,
+    load_checkpoint,
+    read_training_state,
+    save_checkpoint,
+    write_atomically,
+)
+from qkv.models.config import ModelConfig, build, from_json, to_json
+from qkv.text import Tokenizer
+from qkv.training.config import TrainingConfig
+
+__all__ = ["RunDirectory"]
+
+CONFIG, TOKENIZER, METRICS, SAMPLES, STATUS = (
+    "config.json",
+    "tokenizer.json",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "status.json",
+)
+
+
+class RunDirectory:
+    """One run on disk.
+
+    Args:
+        path: its folder; nothing is read or written yet.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunDirectory({str(self.path)!r})"
+
+    def exists(self) -> bool:
+        """Return whether a run was started here."""
+        return (self.path / CONFIG).is_file()
+
+    def create(
+        self,
+        model: ModelConfig,
+        training: TrainingConfig,
+        data: Mapping[str, Any],
+        tokenizer: Tokenizer,
+    ) -> None:
+        """Start a run in a new or empty folder.
+
+        Raises:
+            CheckpointError: a run is there already.
+            ResourceError: the disk refused.
+        """
+        if self.exists():
+            raise CheckpointError(
+                f"a run at {self.path} already",
+                "a new folder",
+                f"go on with `qkv train --resume {self.path}`, or choose another --out",
+            )
+        write_atomically(self.path / TOKENIZER, json.dumps(tokenizer.to_json()) + "\n")
+        # Last, since it is what makes the folder a run.
+        write_atomically(
+            self.path / CONFIG,
+            json.dumps(
+                {
+                    "model": to_json(model),
+                    "training": asdict(training),
+                    "data": dict(data),
+                    "versions": {
+                        "python": platform.python_version(),
+                        **{name: version(name) for name in ("qkv", "torch", "numpy")},
+                    },
+                },
+                indent=1,
+            )
+            + "\n",
+        )
+
+    def read_config(self) -> tuple[ModelConfig, TrainingConfig, dict[str, Any]]:
+        """Return what was asked of the run: model, training, data.
+
+        Raises:
+            CheckpointError: no run here, or a damaged config.
+        """
+        path = self.path / CONFIG
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            return (
+                from_json(data["model"]),
+                build(TrainingConfig, data["training"]),
+                dict(data["data"]),
+            )
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"no {CONFIG} in {self.path}",
+                "a run directory",
+                "start one with `qkv train --out " + str(self.path) + "`",
+            ) from None
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            reason = error.got if isinstance(error, QkvError) else repr(error)
+            raise CheckpointError(
+                f"{path}: {reason}", "the file as it was written", "train the run again"
+            ) from error
+
+    # Lines that grow -----------------------------------------------------------------------
+
+    def append_metrics(self, line: Mapping[str, Any]) -> None:
+        """Add one line of numbers; ``step`` must be among them."""
+        self._append(METRICS, line)
+
+    def append_sample(self, line: Mapping[str, Any]) -> None:
+        """Add one sample text; ``step`` must be among its fields."""
+        self._append(SAMPLES, line)
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines of numbers, oldest first; a torn last line is left out."""
+        return self._lines(METRICS)
+
+    def samples(self) -> Iterator[dict[str, Any]]:
+        """Yield the samples, oldest first."""
+        return self._lines(SAMPLES)
+
+    def _append(self, name: str, line: Mapping[str, Any]) -> None:
+        try:
+            with (self.path / name).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise disk_error(self.path / name, error) from error
+
+    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
+        path = self.path / name
+        if not path.is_file():
+            return
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for text in file:
+                try:
+                    line = json.loads(text)
+                except ValueError:
+                    continue
+                if isinstance(line, dict):
+                    yield line
+
+    # Checkpoints ---------------------------------------------------------------------------
+
+    def save(
+        self,
+        *,
+        model: ModelConfig,
+        weights: Mapping[str, Tensor],
+        training: Mapping[str, Tensor],
+        tokenizer: Tokenizer,
+        step: int,
+        metrics: Mapping[str, Any],
+        keep: int,
+    ) -> Path:
+        """Write a checkpoint and drop all but the newest ``keep``.
+
+        Raises:
+            ResourceError: the disk refused; the earlier checkpoints stay.
+        """
+        for name in (METRICS, SAMPLES):
+            self._flush(name)
+        folder = self._checkpoints / f"step-{step:08d}"
+        save_checkpoint(
+            folder,
+            config=model,
+            weights=weights,
+            training=training,
+            tokenizer=tokenizer,
+            step=step,
+            metrics=metrics,
+        )
+        for old in self.checkpoints()[:-keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        return folder
+
+    def checkpoints(self) -> list[Path]:
+        """Return the checkpoint folders, oldest first."""
+        return sorted(self._checkpoints.glob("step-*"))
+
+    def latest(self) -> Checkpoint:
+        """Load the newest checkpoint.
+
+        Raises:
+            CheckpointError: none yet, or a damaged one (the older ones are named).
+        """
+        folders = self.checkpoints()
+        if not folders:
+            self.read_config()
+            raise CheckpointError(
+                f"no checkpoint yet in {self.path}",
+                "a run that has saved once",
+                f"go on with `qkv train --resume {self.path}`",
+            )
+        try:
+            return load_checkpoint(folders[-1])
+        except CheckpointError as error:
+            if len(folders) > 1:
+                error = CheckpointError(
+                    error.got, error.expected, f"the one before is {folders[-2]}: give that folder"
+                )
+            raise error from None
+
+    def resume(self) -> tuple[Checkpoint, dict[str, Tensor]] | None:
+        """Return the newest whole checkpoint with its training state; cut the logs back to it.
+
+        ``None`` where nothing was saved yet: the run then starts from its beginning. What a crash
+        left half-written is removed.
+
+        Raises:
+            CheckpointError: checkpoints are there, but none can be read.
+        """
+        for leftover in self._checkpoints.glob(".step-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        failure: CheckpointError | None = None
+        for folder in reversed(self.checkpoints()):
+            try:
+                found = load_checkpoint(folder), read_training_state(folder)
+            except CheckpointError as error:
+                failure = failure or error
+                continue
+            self._cut(found[0].step)
+            return found
+        if failure is not None:
+            raise failure
+        self._cut(0)
+        return None
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def _cut(self, step: int) -> None:
+        """Drop lines past a step, and torn ones."""
+        for name in (METRICS, SAMPLES):
+            if (self.path / name).is_file():
+                kept = [line for line in self._lines(name) if line.get("step", 0) <= step]
+                text = "".join(json.dumps(line) + "\n" for line in kept)
+                write_atomically(self.path / name, text)
+
+    def _flush(self, name: str) -> None:
+        path = self.path / name
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    # Status --------------------------------------------------------------------------------
+
+    def write_status(self, state: str, step: int, steps: int, **more: Any) -> None:
+        """Say how the run stands: running, finished, interrupted or failed."""
+        status = {
+            "state": state,
+            "step": step,
+            "steps": steps,
+            "process": os.getpid(),
+            "host": platform.node(),
+            "time": time.time(),
+            **more,
+        }
+        write_atomically(self.path / STATUS, json.dumps(status, indent=1) + "\n")
+
+    def read_status(self) -> dict[str, Any]:
+        """Return how the run stands, or an empty dictionary where nobody said."""
+        try:
+            status = json.loads((self.path / STATUS).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return status if isinstance(status, dict) else {}
