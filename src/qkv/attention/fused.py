@@ -6,7 +6,7 @@ Three ways to the same numbers; `attend` takes the fastest that is exact for the
 * **dense**: the whole pattern at once, where it is small and torch's kernel slow (bf16 training);
 * **blocked**: tiles with an online softmax (`tiles`), for everything else.
 
-Measured forward + backward, causal, 2 cores of a Zen 5 without AMX, torch 2.13 (B, H, T, C; ms):
+Measured forward + backward, causal, 2 cores of an AVX-512 Xeon without AMX, torch 2.13 (B, H, T, C; ms):
 
 ======================  ============  =============  ============  =============
 size                    fp32 sdpa     fp32 dense     bf16 sdpa     bf16 dense
@@ -18,7 +18,10 @@ size                    fp32 sdpa     fp32 dense     bf16 sdpa     bf16 dense
 (2, 6, 1024, 64)        46.9          141            75.5          102
 ======================  ============  =============  ============  =============
 
-Without a gradient sdpa won everywhere. So dense is for bf16 with a gradient and up to 512 keys.
+Without a gradient sdpa won everywhere. So dense is for bf16 with a gradient and up to 512 keys; in
+fp32 the two tie where patterns are small. Blocked costs about twice sdpa in fp32, 69 ms against 34
+at (16, 6, 256, 64) and 351 ms against 184 at (1, 4, 4096, 64). One query against 64 keys takes 16
+microseconds, 5 of them here.
 """
 
 from __future__ import annotations

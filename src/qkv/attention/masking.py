@@ -58,7 +58,7 @@ def ends(positions: Positions, size: int) -> tuple[int, int] | None:
 
 
 class Bounds(NamedTuple):
-    """The corners of a tile: absolute positions first..last of its queries, its keys left..right."""
+    """A tile's corners: absolute positions first..last of its queries, its keys left..right."""
 
     first: int
     last: int
@@ -111,6 +111,8 @@ class Mask(abc.ABC):
 
     def extent(self, rows: Positions, cols: Positions, *, queries: int, keys: int) -> Extent:
         """Whether "none" or "all" of a tile is certainly allowed; else "some": look at `allowed`.
+
+        Exact for a mask alone and contiguous positions; a conjunction may say "some" for none.
 
         >>> from qkv.attention.masks import Causal
         >>> Causal().extent(range(4), range(4, 8), queries=8, keys=8)

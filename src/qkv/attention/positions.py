@@ -164,7 +164,8 @@ class ALiBi:
         """The bias at some query rows and key columns."""
         here = indices(rows, queries)[:, None] + (keys - queries)
         distance = np.abs(here - indices(cols, keys)).astype(np.float64)
-        return np.asarray(self.slopes)[:, None, None] * -distance
+        bias: np.ndarray[Any, Any] = np.asarray(self.slopes)[:, None, None] * -distance
+        return bias
 
     def dense(self, queries: int, keys: int) -> Float[np.ndarray, "H Q K"]:
         """The whole bias, for small sizes."""

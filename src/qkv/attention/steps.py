@@ -38,9 +38,9 @@ class Steps:
     """Everything attention computes on its way, in float64; axes as in `steps`.
 
     `scores` is q·k; `scaled` is scores * scale; `capped` is bent by the softcap; `biased` has the
-    bias added; `masked` is -inf where not allowed; `pattern` is its softmax and `lse` its log-sum-exp;
-    `mixed` is pattern @ v; `output` is concat(heads) @ W_O, if W_O was given. `allowed` is the
-    mask as booleans, broadcastable to the scores.
+    bias added; `masked` is -inf where not allowed; `pattern` is its softmax and `lse` its
+    log-sum-exp; `mixed` is pattern @ v; `output` is concat(heads) @ W_O, if W_O was given.
+    `allowed` is the mask as booleans, broadcastable to the scores.
     """
 
     q: Float[Array, "*B H Q C"]

@@ -134,6 +134,20 @@ class RunDirectory:
                 f"{path}: {reason}", "the file as it was written", "train the run again"
             ) from error
 
+    def read_tokenizer(self) -> Any:
+        """Return the tokenizer's JSON.
+
+        Raises:
+            CheckpointError: missing or damaged.
+        """
+        path = self.path / TOKENIZER
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{path}: {error}", "the file as it was written", "train the run again"
+            ) from error
+
     # Lines that grow -----------------------------------------------------------------------
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:

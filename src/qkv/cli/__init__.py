@@ -1,0 +1,88 @@
+"""The command line: with the bench, the only place that prints.
+
+Commands import what they need when they run: `qkv --help` loads no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from qkv.cli.bench import bench_command
+from qkv.cli.console import INTERRUPTED, err, out
+from qkv.cli.doctor import doctor_command
+from qkv.cli.ladder import demo_command, ladder_command
+from qkv.cli.model import eval_command, prove_command, sample_command
+from qkv.cli.steps import steps_command
+from qkv.cli.train import train_command
+from qkv.errors import QkvError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="qkv",
+    help="Build, train, watch and inspect causal self-attention.",
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+START = "Start here"
+MODELS = "Train and use a model"
+TOOLS = "Look closer"
+
+app.command("demo", rich_help_panel=START)(demo_command)
+app.command("ladder", rich_help_panel=START)(ladder_command)
+app.command("steps", rich_help_panel=START)(steps_command)
+app.command("train", rich_help_panel=MODELS)(train_command)
+app.command("sample", rich_help_panel=MODELS)(sample_command)
+app.command("eval", rich_help_panel=MODELS)(eval_command)
+app.command("prove", rich_help_panel=TOOLS)(prove_command)
+app.command("bench", rich_help_panel=TOOLS)(bench_command)
+app.command("doctor", rich_help_panel=TOOLS)(doctor_command)
+
+WELCOME = """\
+[bold]qkv[/] builds, trains and looks inside causal self-attention.
+
+  [bold]qkv demo[/]      train every model from bigram to Transformer on Shakespeare, in a minute or two
+  [bold]qkv steps[/]     one step of attention by hand, every number shown
+  [bold]qkv train[/]     one model on your own text:  qkv train --data notes.txt
+
+`qkv --help` lists the rest; every command has examples: `qkv train --help`."""
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """Build, train, watch and inspect causal self-attention."""
+    if version:
+        from qkv import __version__
+
+        out().print(f"qkv {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        out().print(WELCOME)
+
+
+def main() -> int:
+    """Run the command line; return or raise its exit code.
+
+    0: done. 1: done, but something does not hold (a proof, the doctor). 2: bad input, said in one
+    line. 130: stopped by Ctrl-C.
+    """
+    try:
+        app()
+    except QkvError as error:
+        err().print(f"qkv: {error}", markup=False, style="bold", soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe has seen enough; Python must not complain again on leaving.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

@@ -1,0 +1,116 @@
+"""What every command shares: where to print, how numbers look, how a command ends."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from qkv.errors import ConfigError
+
+__all__ = [
+    "INTERRUPTED",
+    "count",
+    "duration",
+    "err",
+    "notice",
+    "one_line",
+    "out",
+    "parse_settings",
+    "print_json",
+    "short_path",
+]
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+def out() -> Console:
+    """Return the console for results, on standard output."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def err() -> Console:
+    """Return the console for progress and notices, on standard error."""
+    return Console(stderr=True, highlight=False)
+
+
+def notice(quiet: bool = False) -> Callable[[str], None]:
+    """Return a function that tells the user something in passing."""
+    console = err()
+
+    def tell(message: str) -> None:
+        if not quiet:
+            console.print(message, style="dim", markup=False)
+
+    return tell
+
+
+def print_json(data: Any) -> None:
+    """Print data as JSON to standard output."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def count(number: float) -> str:
+    """Return a number as a person reads it.
+
+    >>> count(804480), count(10_650_000), count(65)
+    ('804,480', '10.65 M', '65')
+    """
+    if number >= 10_000_000_000:
+        return f"{number / 1e9:,.1f} G"
+    if number >= 10_000_000:
+        return f"{number / 1e6:,.2f} M"
+    return f"{number:,.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a person reads it.
+
+    >>> duration(0.42), duration(75), duration(7260)
+    ('0.4 s', '1:15', '2:01:00')
+    """
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def one_line(text: str) -> str:
+    r"""Return a text on one line, its newlines shown.
+
+    >>> one_line("a\n\nb")
+    'a⏎⏎b'
+    """
+    shown = text.replace("\n", "⏎").replace("\t", "⇥")
+    return "".join(char if char.isprintable() else "·" for char in shown)
+
+
+def short_path(path: Path | str) -> str:
+    """Return a path relative to the current folder where it lies below it."""
+    path = Path(path)
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except (ValueError, OSError):
+        return str(path)
+
+
+def parse_settings(pairs: list[str] | None) -> dict[str, str]:
+    """Return ``name -> value`` of `--set name=value` options.
+
+    Raises:
+        ConfigError: one without an equals sign.
+    """
+    settings = {}
+    for pair in pairs or []:
+        name, equals, value = pair.partition("=")
+        if not equals or not name.strip():
+            raise ConfigError(f"--set {pair}", "name=value", "try --set layers=6")
+        settings[name.strip()] = value.strip()
+    return settings

@@ -1,0 +1,255 @@
+"""`qkv ladder` and `qkv demo`: every model from bigram to Transformer, one command, one table."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from qkv.cli.console import (
+    INTERRUPTED,
+    count,
+    duration,
+    err,
+    notice,
+    out,
+    parse_settings,
+    print_json,
+    short_path,
+)
+from qkv.cli.options import AsJson, DataSource, Seed, Settings
+from qkv.cli.train import new_folder, parse_tokens, remember_source
+from qkv.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qkv.training.ladder import Plan, RungResult
+    from qkv.training.run import Data
+
+TOKENS = 1_000_000
+AT_MOST_SECONDS = 110.0
+
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        "--budget",
+        "-b",
+        help="Tokens for each rung (500k, 2M), or time for the whole ladder (60s, 5min).",
+        show_default=f"{TOKENS:,} tokens, or what {AT_MOST_SECONDS:.0f} s allow",
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Folder for the run directories.", show_default="runs/…"),
+]
+
+
+def demo_command(
+    data: DataSource = "shakespeare",
+    budget: Budget = None,
+    out_folder: Out = None,
+    seed: Seed = 0,
+) -> None:
+    """Train every model from bigram to Transformer on Shakespeare, and show what attention gives.
+
+    This is `qkv ladder` with its defaults: the same text and the same number of tokens for each
+    rung, then one table, the proofs on the trained weights, and one trained head.
+
+    [bold]Examples[/]
+
+      qkv demo
+
+      qkv demo --data notes.txt --budget 60s
+    """
+    err().print("[dim]qkv demo is `qkv ladder` with its defaults.[/]")
+    _ladder(None, data, "char", budget, out_folder, None, None, seed, as_json=False)
+
+
+def ladder_command(
+    rungs: Annotated[
+        str | None,
+        typer.Option(help="Some of the rungs, by name and comma.", show_default="all of them"),
+    ] = None,
+    data: DataSource = "shakespeare",
+    tokenizer: Annotated[
+        Literal["char", "byte", "bpe"], typer.Option(help="How text becomes tokens.")
+    ] = "char",
+    budget: Budget = None,
+    out_folder: Out = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with the ladder in this folder.", show_default=False),
+    ] = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Train the rungs of the ladder under one equal budget, and print one table.
+
+    Rungs: uniform, bigram-counts, bigram, average, rnn, wavenet, one-head, heads, feed-forward,
+    residual, norm, transformer. What `--set` names is laid over every rung that has it.
+
+    [bold]Examples[/]
+
+      qkv ladder --rungs one-head,heads,transformer --budget 2M
+
+      qkv ladder --data ./books --budget 5min --set context=128 --json
+
+      qkv ladder --resume runs/ladder-20260101-120000
+    """
+    _ladder(rungs, data, tokenizer, budget, out_folder, resume, settings, seed, as_json=as_json)
+
+
+def parse_budget(text: str) -> tuple[int | None, float | None]:
+    """Return (tokens, None) or (None, seconds) from `500k`, `2M`, `90s`, `5min`, `1h`.
+
+    Raises:
+        ConfigError: neither, or not above 0.
+
+    >>> parse_budget("2M"), parse_budget("5min")
+    ((2000000, None), (None, 300.0))
+    """
+    plain = text.strip().lower()
+    for unit, seconds in (("min", 60.0), ("sec", 1.0), ("s", 1.0), ("h", 3600.0)):
+        if plain.endswith(unit):
+            try:
+                value = float(plain.removesuffix(unit)) * seconds
+            except ValueError:
+                value = 0.0
+            if not 0 < value < 1e9:
+                raise ConfigError(f"a budget of {text!r}", "a time above 0", "try 60s or 5min")
+            return None, value
+    return parse_tokens(text), None
+
+
+def _ladder(
+    rungs: str | None,
+    source: str,
+    kind: Literal["char", "byte", "bpe"],
+    budget: str | None,
+    out_folder: Path | None,
+    resume: Path | None,
+    pairs: list[str] | None,
+    seed: int,
+    *,
+    as_json: bool,
+) -> None:
+    from qkv.training.ladder import estimate_seconds, find_preset, read_plan, time_rungs
+
+    tell = notice(quiet=as_json)
+    tokens, seconds = parse_budget(budget) if budget is not None else (None, None)
+    if resume is not None:
+        folder, plan = resume, read_plan(resume)
+        data = load_data(plan.source, plan.tokenizer, tell)  # type: ignore[arg-type]
+        presets = [find_preset(name) for name in plan.rungs]
+        costs = time_rungs(presets, data, plan.settings)
+    else:
+        folder = out_folder or new_folder(Path("runs"), "ladder", time.time())
+        plan, data, costs = _plan(
+            rungs, source, kind, tokens, seconds, parse_settings(pairs), seed, folder, tell
+        )
+    expected = estimate_seconds(costs, plan.tokens, data)
+    err().print(
+        f"{data.corpus.name}: {count(len(data.corpus.text))} characters, vocabulary "
+        f"{data.tokenizer.size}; {count(plan.tokens)} tokens for each of {len(plan.rungs)} rungs; "
+        f"seed {plan.seed}; about {duration(sum(expected))}",
+        markup=False,
+    )
+    results = _climb(folder, plan, data, expected)
+    if as_json:
+        print_json({"plan": asdict(plan), "results": [asdict(result) for result in results]})
+        return
+    _report(folder, plan, data, results)
+
+
+def load_data(source: str, kind: Literal["char", "byte", "bpe"], tell: Any) -> Data:
+    """Load, split and encode a corpus."""
+    from qkv.text import load_corpus
+    from qkv.training.run import Data
+
+    return Data.prepare(load_corpus(source, notice=tell), kind)
+
+
+def _plan(
+    rungs: str | None,
+    source: str,
+    kind: Literal["char", "byte", "bpe"],
+    tokens: int | None,
+    seconds: float | None,
+    settings: dict[str, str],
+    seed: int,
+    folder: Path,
+    tell: Any,
+) -> tuple[Plan, Data, list[float]]:
+    """Choose the rungs, load the text, time the rungs, settle the budget."""
+    from qkv.training.ladder import Plan, check_settings, fit_budget, select_rungs, time_rungs
+    from qkv.training.run import choose_prompt
+
+    chosen = select_rungs(rungs)
+    check_settings(chosen, settings)
+    check_new(folder)
+    data = load_data(source, kind, tell)
+    tell("Timing the rungs …")
+    started = time.perf_counter()
+    costs = time_rungs(chosen, data, settings)
+    spent = time.perf_counter() - started
+    if tokens is None:
+        tokens = fit_budget(costs, (seconds or AT_MOST_SECONDS) - spent, data)
+        if seconds is None and tokens < TOKENS:
+            tell(f"This machine is busy or slow: {tokens:,} tokens a rung instead of {TOKENS:,}.")
+        tokens = tokens if seconds is not None else min(TOKENS, tokens)
+    plan = Plan(
+        rungs=[rung.name for rung in chosen],
+        tokens=tokens,
+        seed=seed,
+        source=remember_source(source, data),
+        tokenizer=kind,
+        prompt=choose_prompt(data),
+        settings=settings,
+    )
+    return plan, data, costs
+
+
+def check_new(folder: Path) -> None:
+    """Raise a CheckpointError where a ladder is in the folder already."""
+    from qkv.errors import CheckpointError
+
+    if (folder / "ladder.json").exists():
+        raise CheckpointError(
+            f"a ladder at {folder} already",
+            "a new folder",
+            f"go on with `qkv ladder --resume {folder}`, or choose another --out",
+        )
+
+
+def _climb(folder: Path, plan: Plan, data: Data, expected: list[float]) -> list[RungResult]:
+    """Train the rungs with a live display; Ctrl-C saves and tells the way back."""
+    from qkv.cli.progress import LadderProgress
+    from qkv.training.ladder import Climbed, climb
+
+    results = []
+    try:
+        with (
+            LadderProgress(err(), plan, data, expected) as display,
+            closing(climb(folder, plan, data)) as events,
+        ):
+            for event in events:
+                display.show(event)
+                if isinstance(event, Climbed):
+                    results.append(event.result)
+    except KeyboardInterrupt:
+        err().print(
+            f"Saved. Go on with:  qkv ladder --resume {short_path(folder)}", markup=False
+        )
+        raise typer.Exit(INTERRUPTED) from None
+    return results
+
+
+def _report(folder: Path, plan: Plan, data: Data, results: list[RungResult]) -> None:
+    """Print the table, the proofs, a trained head, and what to do next."""
+    from qkv.cli.report import print_report
+
+    print_report(out(), folder, plan, data, results)

@@ -1,0 +1,35 @@
+"""How proofs and measured influence are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from qkv.training.proofs import Influence, Proof
+
+__all__ = ["print_influence", "print_proofs"]
+
+
+def print_proofs(console: Console, proofs: Sequence[Proof]) -> None:
+    """Print each law with the number that shows it."""
+    for proof in proofs:
+        mark = "[bold]✓[/]" if proof.holds else "[bold reverse] FAILS [/]"
+        worst = "0" if proof.worst == 0 else f"{proof.worst:.1e}"
+        console.print(f"{mark} {proof.claim} [bold]{worst}[/]  ({proof.tried:,} pairs tried)")
+    if all(proof.name != "lower-triangular" for proof in proofs):
+        console.print("  [dim](no attention in this model: nothing to read its weights from)[/]")
+
+
+def print_influence(console: Console, influence: Influence) -> None:
+    """Print how much a token moves the last prediction, by its distance back."""
+    console.print(
+        f"How far back it looks: {influence.reach} tokens. A changed token moves the last "
+        "prediction by"
+    )
+    widest = max(influence.effects) or 1.0
+    for distance, effect in zip(influence.distances, influence.effects, strict=True):
+        bar = "━" * round(32 * effect / widest)
+        console.print(f"  {distance:>5} back  {effect:.5f}  {bar}", markup=False)

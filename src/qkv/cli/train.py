@@ -1,0 +1,312 @@
+"""`qkv train`: one model, from a text to a run directory."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn
+
+from qkv.cli.console import (
+    INTERRUPTED,
+    count,
+    duration,
+    err,
+    notice,
+    one_line,
+    out,
+    parse_settings,
+    print_json,
+    short_path,
+)
+from qkv.cli.options import AsJson, DataSource, Device, Seed, Settings, check_device
+from qkv.errors import ConfigError
+
+if TYPE_CHECKING:
+    from qkv.training.recipes import Preset
+    from qkv.training.run import Data
+    from qkv.training.rundir import RunDirectory
+
+
+def train_command(
+    preset: Annotated[
+        str, typer.Option(help="The recipe: a rung of the ladder, transformer, small or gpt2.")
+    ] = "transformer",
+    data: DataSource = "shakespeare",
+    tokenizer: Annotated[
+        Literal["char", "byte", "bpe"], typer.Option(help="How text becomes tokens.")
+    ] = "char",
+    vocab_size: Annotated[
+        int | None, typer.Option(help="For bpe: tokens in the vocabulary.", min=257)
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="Tokens to train on, as 2000000 or 2M.", show_default=False)
+    ] = None,
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The run directory to write.", show_default=False),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Go on with this run, from its last checkpoint.", show_default=False),
+    ] = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    dry_run: Annotated[
+        bool, typer.Option(help="Say parameters, memory, FLOPs and time, and train nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train one model on a text, into a run directory.
+
+    Ctrl-C saves and says how to go on. Any field of the config can be set:
+    layers, width, heads, context, learning_rate, batch, tokens, save_every, ...
+
+    [bold]Examples[/]
+
+      qkv train --data notes.txt
+
+      qkv train --preset small --dry-run
+
+      qkv train --preset transformer --set layers=6 --set context=128 --out runs/six
+
+      qkv train --tokenizer bpe --vocab-size 1024 --data ./books
+
+      qkv train --resume runs/six
+    """
+    check_device(device)
+    tell = notice(quiet=as_json)
+    if resume is not None:
+        run, prepared = _reopen(resume, data, tell)
+    else:
+        run, prepared = _open(
+            preset, data, tokenizer, vocab_size, budget, out_folder, settings, seed, device, dry_run,
+            as_json, tell,
+        )  # fmt: skip
+        if run is None:
+            return
+    _watch(run, prepared, device, as_json)
+
+
+def _open(
+    preset: str,
+    source: str,
+    kind: Literal["char", "byte", "bpe"],
+    vocab_size: int | None,
+    budget: str | None,
+    out_folder: Path | None,
+    pairs: list[str] | None,
+    seed: int,
+    device: str,
+    dry_run: bool,
+    as_json: bool,
+    tell: Any,
+) -> tuple[Any, Data]:
+    """Load the text, settle the configs, and start the run directory (none for a dry run)."""
+    from qkv.text import load_corpus
+    from qkv.training.recipes import configure, find_preset
+    from qkv.training.run import Data, start
+    from qkv.training.rundir import RunDirectory
+
+    recipe = find_preset(preset)
+    settings = parse_settings(pairs)
+    over: dict[str, Any] = {"seed": seed}
+    if budget is not None:
+        over["tokens"] = parse_tokens(budget)
+    # Settings are checked before the text is fetched; the vocabulary is not known yet.
+    configure(recipe, 256, settings, **over)
+    data = Data.prepare(load_corpus(source, notice=tell), kind, vocab_size)
+    model, training = configure(recipe, data.tokenizer.size, settings, **over)
+    if dry_run:
+        _print_estimate(recipe, model, training, data, as_json)
+        return None, data
+    run = RunDirectory(out_folder or new_folder(Path("runs"), preset, time.time()))
+    start(run, model, training, data, device, source=remember_source(source, data))
+    return run, data
+
+
+def remember_source(source: str, data: Data) -> str:
+    """Return what finds the same text again, from any folder.
+
+    A name stands for what it gave: where `shakespeare` could not be had, `plays`.
+    """
+    from qkv.text import available_corpora
+
+    if source == "-":
+        return source
+    return data.corpus.name if source in available_corpora() else str(Path(source).resolve())
+
+
+def _reopen(folder: Path, source: str, tell: Any) -> tuple[RunDirectory, Data]:
+    """Return a run that was begun, with the very text it was begun with."""
+    from qkv.errors import CheckpointError
+    from qkv.text import load_corpus, tokenizer_from_json
+    from qkv.training.run import Data
+    from qkv.training.rundir import RunDirectory
+
+    run = RunDirectory(folder)
+    _, _, described = run.read_config()
+    noted = described.get("source", source)
+    corpus = load_corpus(source if noted == "-" else noted, notice=tell)
+    if corpus.sha256 != described.get("sha256"):
+        raise CheckpointError(
+            f"another text at {noted} than the run was started with",
+            f"sha256 {str(described.get('sha256'))[:12]}…",
+            "restore the text, or start a new run",
+        )
+    return run, Data.prepare(corpus, tokenizer=tokenizer_from_json(run.read_tokenizer()))
+
+
+def new_folder(parent: Path, name: str, now: float) -> Path:
+    """Return a folder that is not there yet, named by what and when."""
+    stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+    folder, number = parent / f"{name}-{stamp}", 1
+    while folder.exists():
+        number += 1
+        folder = parent / f"{name}-{stamp}-{number}"
+    return folder
+
+
+def parse_tokens(text: str) -> int:
+    """Return a number of tokens from `2000000`, `2_000_000`, `500k` or `2M`.
+
+    Raises:
+        ConfigError: not such a number, or not above 0.
+
+    >>> parse_tokens("1.5M")
+    1500000
+    """
+    units = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
+    plain = text.strip().lower().replace("_", "").replace(",", "")
+    factor = units.get(plain[-1:], 1.0)
+    try:
+        tokens = round(float(plain[:-1] if factor != 1.0 else plain) * factor)
+    except (ValueError, OverflowError):
+        tokens = 0
+    if tokens < 1:
+        raise ConfigError(f"a budget of {text!r} tokens", "a number above 0", "try 500k or 2M")
+    return tokens
+
+
+def _watch(run: RunDirectory, data: Data, device: str, as_json: bool) -> None:
+    """Drive the run, showing what happens; on Ctrl-C it is saved and the way back is told."""
+    from qkv.training.loop import StepReport
+    from qkv.training.run import Evaluated, Sampled, drive
+
+    model, training, described = run.read_config()
+    console, place = err(), short_path(run.path)
+    console.print(
+        f"{described['source']}: {count(described['train_tokens'])} tokens to train on, "
+        f"{count(described['validation_tokens'])} to test; seed {training.seed}, "
+        f"{training.precision}; writing {place}",
+        markup=False,
+    )
+    evaluation: Evaluated | None = None
+    sample: Sampled | None = None
+    started, done_before = time.perf_counter(), -1
+    bar = Progress(
+        TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
+        BarColumn(bar_width=None),
+        TextColumn("{task.description}"),
+        console=console,
+        expand=True,
+        disable=not console.is_terminal,
+    )
+    try:
+        with bar, closing(drive(run, data, device=device)) as events:
+            task = bar.add_task("", total=training.steps(model.context))
+            for event in events:
+                if isinstance(event, StepReport):
+                    if done_before < 0:
+                        done_before = event.step - 1
+                    bar.update(task, completed=event.step, description=_pace(event, started,
+                               done_before))  # fmt: skip
+                    if not console.is_terminal and event.step % max(1, event.steps // 10) == 0:
+                        console.print(
+                            f"step {event.step:,}/{event.steps:,}  "
+                            f"{_pace(event, started, done_before)}"
+                        )
+                elif isinstance(event, Evaluated):
+                    evaluation = event
+                    bar.console.print(
+                        f"step {event.step:,}: validation loss [bold]{event.loss:.4f}[/]"
+                    )
+                elif isinstance(event, Sampled):
+                    sample = event
+    except KeyboardInterrupt:
+        step = run.read_status().get("step", 0)
+        console.print(f"Saved at step {step:,}. Go on with:  qkv train --resume {place}")
+        raise typer.Exit(INTERRUPTED) from None
+    _conclude(run, evaluation, sample, as_json)
+
+
+def _pace(report: Any, started: float, done_before: int) -> str:
+    done = report.step - done_before
+    elapsed = time.perf_counter() - started
+    rate = done * (report.tokens / report.step) / max(elapsed, 1e-9)
+    left = (report.steps - report.step) * elapsed / done
+    return f"loss {report.loss:.3f}  {count(rate)} tokens/s  {duration(left)} left"
+
+
+def _conclude(run: RunDirectory, evaluation: Any, sample: Any, as_json: bool) -> None:
+    place = short_path(run.path)
+    checkpoint = run.latest()
+    loss = checkpoint.metrics["validation_loss"]
+    if as_json:
+        print_json(
+            {
+                "run": str(run.path),
+                "step": checkpoint.step,
+                "validation_loss": loss,
+                "sample": sample.text if sample else None,
+            }
+        )
+        return
+    console = out()
+    if evaluation is None:
+        console.print(f"This run was finished already: validation loss {loss:.4f}.")
+    if sample is not None:
+        console.print(f"\n[bold]{_escape(sample.prompt)}[/]{_escape(sample.text)}\n")
+    console.print(f"The run is at {place}. Next:", markup=False)
+    console.print(f'  qkv sample {place} --prompt "{one_line(_prompt(run))}"', markup=False)
+    console.print(f"  qkv prove {place}", markup=False)
+
+
+def _prompt(run: RunDirectory) -> str:
+    return str(run.read_config()[2].get("prompt", ""))
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _print_estimate(recipe: Preset, model: Any, training: Any, data: Data, as_json: bool) -> None:
+    """Say what a run would need, from counting, and from timing some steps."""
+    from qkv.training.estimate import estimate
+
+    told = estimate(model, training, data)
+    if as_json:
+        print_json(told)
+        return
+    console = out()
+    rows = {
+        "preset": f"{recipe.name}: {recipe.about}",
+        "parameters": count(told["parameters"]),
+        "budget": f"{count(told['tokens'])} tokens: {told['steps']:,} steps of "
+        f"{training.batch} x {model.context}",
+        "memory": f"about {told['memory_bytes'] / 2**20:,.0f} MiB: weights, gradients, optimizer, "
+        "activations",
+        "disk": f"about {told['checkpoint_bytes'] / 2**20:,.1f} MiB a checkpoint, "
+        f"{training.keep} kept",
+        "compute": f"{told['flops']:.3g} FLOP for training",
+        "time": f"about {duration(told['seconds'])} here, in {told['precision']} "
+        f"({told['steps_timed']} steps timed)",
+    }
+    for name, text in rows.items():
+        console.print(f"{name:<11}{text}", markup=False)

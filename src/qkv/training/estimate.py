@@ -1,0 +1,96 @@
+"""What a run will need: parameters, memory, FLOPs, time."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+
+from qkv.models import ModelConfig, TransformerConfig, build_model, count_parameters
+from qkv.training.config import TrainingConfig
+from qkv.training.loop import TrainingState, train
+from qkv.training.precision import choose_precision
+from qkv.training.run import Data
+
+__all__ = ["estimate", "seconds_a_step", "training_flops_per_token"]
+
+
+def training_flops_per_token(config: ModelConfig, parameters: int) -> int:
+    """Return the floating-point operations that one token of training costs.
+
+    Six for each number in a matrix (2 forward, 4 backward; Kaplan et al., 2020), and for attention
+    12 · layers · H · C for each of the T/2 tokens seen on average.
+
+    >>> training_flops_per_token(TransformerConfig(vocab=65, layers=1, width=8, heads=1), 1000)
+    9072
+    """
+    if not isinstance(config, TransformerConfig):
+        return 6 * parameters
+    looked_up = 0 if config.tied else config.vocab * config.width
+    width = config.heads * config.head_width_
+    seen = min(config.window or config.context, config.context) / 2
+    return round(6 * (parameters - looked_up) + 12 * config.layers * width * seen)
+
+
+def seconds_a_step(
+    model: nn.Module, training: TrainingConfig, data: Data, *, at_most: float = 1.0
+) -> tuple[float, int]:
+    """Return the median time of a training step here, and how many were timed (after the first).
+
+    At least two steps are run, then more until the time is up. The model is trained by them.
+    """
+    if not any(p.requires_grad for p in model.parameters()):
+        return 0.0, 0
+    if training.precision == "auto":
+        training = replace(training, precision=choose_precision())
+    # A budget of its own: the probe wants some steps, whatever the run's budget will be.
+    training = replace(training, tokens=20 * training.batch * model.config.context)
+    times: list[float] = []
+    deadline = time.perf_counter() + at_most
+    for report in train(TrainingState(model, training), data.train, training):
+        times.append(report.seconds)
+        if time.perf_counter() > deadline and len(times) >= 3:
+            break
+    return median(times[1:]), len(times) - 1
+
+
+def estimate(config: ModelConfig, training: TrainingConfig, data: Data) -> dict[str, Any]:
+    """Return what a run of these configs needs, by counting and by timing some steps.
+
+    Raises:
+        TextError: text shorter than the context.
+    """
+    data.require(config.context)
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(config)
+    parameters = count_parameters(model)
+    steps = training.steps(config.context)
+    step_tokens = training.batch * config.context
+    # AdamW keeps two numbers a weight, Muon one; the average is one more.
+    states = (1 if training.optimizer == "muon" else 2) + bool(training.average)
+    seconds, timed = seconds_a_step(model, training, data, at_most=3.0)
+    precision = training.precision if training.precision != "auto" else choose_precision()
+    return {
+        "parameters": parameters,
+        "tokens": training.tokens,
+        "steps": steps,
+        "memory_bytes": 4 * parameters * (2 + states) + _activation_bytes(config, step_tokens),
+        "checkpoint_bytes": 4 * parameters * (1 + states),
+        "flops": training_flops_per_token(config, parameters) * steps * step_tokens,
+        "seconds": seconds * steps,
+        "steps_timed": timed,
+        "precision": precision,
+    }
+
+
+def _activation_bytes(config: ModelConfig, tokens: int) -> int:
+    """Return roughly what the backward pass keeps, in bytes, for the tokens of a step."""
+    if not isinstance(config, TransformerConfig):
+        return 4 * tokens * (8 * config.width + 2 * config.vocab)
+    # A block keeps its inputs, their norms, q, k, v, the mixed values, and the hidden layer twice.
+    block = 8 * config.width + 2 * config.hidden_
+    return 4 * tokens * (config.layers * block + 3 * config.vocab)
