@@ -11,6 +11,15 @@ import torch
 from torch import Tensor, nn
 
 
+@pytest.fixture(autouse=True, scope="package")
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread: these models are small, and waiting for a second costs more."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Seed torch's global generator, from which models draw their weights."""

@@ -128,7 +128,7 @@ class _Watcher(TorchFunctionMode):
     def __torch_function__(
         self,
         func: Callable[..., Any],
-        types: Iterable[type],  # noqa: ARG002 (torch gives it)
+        types: Iterable[type],
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
@@ -139,7 +139,11 @@ class _Watcher(TorchFunctionMode):
             with self:
                 return _unhanded(func)(*args, **kwargs)
         result = func(*args, **kwargs)
-        see = {attend: see_attend, F.scaled_dot_product_attention: see_sdpa}.get(func)
+        see: Callable[..., Site] | None = None
+        if func is attend:
+            see = see_attend
+        elif func is F.scaled_dot_product_attention:
+            see = see_sdpa
         if see is not None:
             with torch.no_grad():
                 self._sites.append(see(len(self._sites), *args, **kwargs))

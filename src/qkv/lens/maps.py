@@ -45,13 +45,15 @@ def visible(label: str) -> str:
 def brief(weight: float) -> str:
     """A weight in two digits, as it is read aloud.
 
-    >>> brief(0.621), brief(1.0), brief(0.00042)
-    ('.62', '1', '4.2e-4')
+    >>> brief(0.621), brief(1.0), brief(0.998), brief(0.00042)
+    ('.62', '1', 'over .99', '4.2e-4')
     """
     if 0 < abs(weight) < 0.005:
         return f"{weight:.1e}".replace("e-0", "e-")
     text = f"{weight:.2f}"
-    return "1" if text == "1.00" else text.removeprefix("0")
+    if text == "1.00":
+        return "1" if weight > 1 - 1e-6 else "over .99"
+    return text.removeprefix("0")
 
 
 class Cell(NamedTuple):
@@ -87,7 +89,7 @@ class AttentionMap:
 
     q: Float[Array, "Q C"]
     k: Float[Array, "K C"]
-    lse: Float[Array, "Q"]
+    lse: Float[Array, " Q"]
     mask: Mask = field(default_factory=Full)
     bias: BiasLike = None
     scale: float | None = None
@@ -159,12 +161,12 @@ class AttentionMap:
         return cls(**{**blank.__dict__, "lse": lse})
 
     @property
-    def Q(self) -> int:
+    def Q(self) -> int:  # noqa: N802 (an axis)
         """The number of queries (rows)."""
         return int(self.q.shape[0])
 
     @property
-    def K(self) -> int:
+    def K(self) -> int:  # noqa: N802 (an axis)
         """The number of keys (columns)."""
         return int(self.k.shape[0])
 
@@ -213,7 +215,7 @@ class AttentionMap:
         weights: Array = np.exp(self.scores(rows, cols) - level[:, None])
         return weights
 
-    def row(self, query: int) -> Float[Array, "K"]:
+    def row(self, query: int) -> Float[Array, " K"]:
         """The weights that one query, counted from 0, gives to every key."""
         weights: Array = self.tile([query], range(self.K))[0]
         return weights

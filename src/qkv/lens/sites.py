@@ -41,32 +41,32 @@ class Site:
     again: Callable[[Tensor], Tensor] = field(repr=False)
 
     @property
-    def B(self) -> int:
+    def B(self) -> int:  # noqa: N802 (an axis)
         """Sequences in the batch."""
         return self.q.shape[0]
 
     @property
-    def H(self) -> int:
+    def H(self) -> int:  # noqa: N802 (an axis)
         """Query heads."""
         return self.q.shape[1]
 
     @property
-    def G(self) -> int:
+    def G(self) -> int:  # noqa: N802 (an axis)
         """Key/value heads."""
         return self.k.shape[1]
 
     @property
-    def Q(self) -> int:
+    def Q(self) -> int:  # noqa: N802 (an axis)
         """Queries."""
         return self.q.shape[2]
 
     @property
-    def K(self) -> int:
+    def K(self) -> int:  # noqa: N802 (an axis)
         """Keys."""
         return self.k.shape[2]
 
     @property
-    def C(self) -> int:
+    def C(self) -> int:  # noqa: N802 (an axis)
         """Width of a head."""
         return self.q.shape[3]
 
@@ -249,7 +249,7 @@ def see_attend(
     )
 
 
-def see_sdpa(
+def see_sdpa(  # noqa: PLR0917 (the order of torch)
     index: int,
     query: Tensor,
     key: Tensor,

@@ -1,11 +1,11 @@
-"""The checkpoint format: a folder of safetensors with JSON beside them, written whole or not at all.
+"""The checkpoint format: a folder of safetensors with JSON beside, written whole or not at all.
 
 ::
 
     step-00000500/
       model.safetensors        the weights to use
       training.safetensors     what resuming needs besides (optimizer state, last weights)
-      checkpoint.json          format, config, tokenizer, step, metrics, sizes and hashes of the above
+      checkpoint.json          format, config, tokenizer, step, metrics, sizes and hashes of both
 
 Weights without their config and tokenizer cannot be loaded. A folder is written under a temporary
 name, flushed to disk, then renamed: a crash at any moment leaves the earlier checkpoints as they
@@ -148,7 +148,7 @@ def read_training_state(folder: Path) -> dict[str, Tensor]:
         CheckpointError: a damaged file.
     """
     description = _read_description(folder)
-    if TRAINING not in description.get("files", {}):
+    if TRAINING not in description["files"]:
         return {}
     return read_tensors(folder / TRAINING, description)
 
@@ -161,21 +161,20 @@ def read_tensors(path: Path, description: Mapping[str, Any] | None = None) -> di
     """
     if not path.is_file():
         raise CheckpointError(f"no {path.name} in {path.parent}", "a whole checkpoint", _ADVICE)
-    with path.open("rb") as file:
-        start = file.read(16)
-    if start[:2] == b"PK" or start[:1] == b"\x80":
+    if _looks_pickled(path):
         raise CheckpointError(
             f"a pickle at {path}",
             "safetensors: a pickle can run code when it is read",
             "convert it with safetensors.torch.save_file where you trust it",
         )
-    noted = (description or {}).get("files", {}).get(path.name)
-    if noted is not None and noted != _fingerprint(path):
-        found = path.stat().st_size
-        changed = f"{found} of {noted.get('bytes')} bytes" if found != noted.get("bytes") else (
-            "other bytes than were written"
-        )
-        raise _damaged(path, changed)
+    if description is not None:
+        noted, found = description["files"].get(path.name), _fingerprint(path)
+        if not isinstance(noted, dict):
+            raise _damaged(path.parent / DESCRIPTION, f"no size and hash of {path.name}")
+        if noted.get("bytes") != found["bytes"]:
+            raise _damaged(path, f"{found['bytes']} of {noted.get('bytes')} bytes")
+        if noted != found:
+            raise _damaged(path, "other bytes than were written")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -256,7 +255,19 @@ def _read_description(folder: Path) -> dict[str, Any]:
             f"format {FORMAT}",
             "install the version of qkv that wrote it",
         )
+    if not isinstance(description.get("files"), dict):
+        raise _damaged(path, "no sizes and hashes of its files")
     return description
+
+
+def _looks_pickled(path: Path) -> bool:
+    """Whether a file starts as torch.save or pickle would have it.
+
+    Safetensors start with the length of their header, whose bytes may be any, then its brace.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] != b"{" and start.startswith((b"PK\x03\x04", b"\x80"))
 
 
 def _fingerprint(path: Path) -> dict[str, Any]:
@@ -290,5 +301,9 @@ def _replace_folder(new: Path, old: Path) -> None:
         return
     aside = old.with_name(f".{old.name}.replaced-{os.getpid()}")
     old.rename(aside)
-    new.rename(old)
+    try:
+        new.rename(old)
+    except OSError:
+        aside.rename(old)
+        raise
     shutil.rmtree(aside, ignore_errors=True)

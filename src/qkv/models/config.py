@@ -14,7 +14,14 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from qkv.errors import ConfigError
 
-__all__ = ["ModelConfig", "RungConfig", "TransformerConfig", "from_json", "parse_setting", "to_json"]
+__all__ = [
+    "ModelConfig",
+    "RungConfig",
+    "TransformerConfig",
+    "from_json",
+    "parse_setting",
+    "to_json",
+]
 
 Config = TypeVar("Config")
 
@@ -41,6 +48,7 @@ class RungConfig:
     heads: int = 1
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_positive(self, "vocab", "context", "width", "heads")
         require_divisible(self.width, self.heads)
 
@@ -117,6 +125,7 @@ class TransformerConfig:
     zero_init: bool = True
 
     def __post_init__(self) -> None:
+        require_types(self)
         require_positive(self, "vocab", "context", "layers", "width", "heads", "norm_eps")
         require_positive(self, "rotary_theta")
         require_positive(self, "kv_heads", "head_width", "hidden", "window", optional=True)
@@ -134,6 +143,12 @@ class TransformerConfig:
                 f"head width {self.head_width_} with rotary positions",
                 "an even head width, since channels turn in pairs",
                 "change width, heads or head_width",
+            )
+        if self.positions == "sinusoidal" and self.width % 2:
+            raise ConfigError(
+                f"width {self.width} with sinusoidal positions",
+                "an even width, since sines and cosines come in pairs",
+                "change width",
             )
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout {self.dropout}", "a probability in [0, 1)", "set dropout=0")
@@ -197,10 +212,7 @@ def build(cls: type[Config], values: dict[str, Any]) -> Config:
                 f"one of {', '.join(known)}",
                 "check its spelling",
             )
-        if not _fits(value, known[name]):
-            raise ConfigError(
-                f"{name}={value!r}", _describe(known[name]), f"give {name} such a value"
-            )
+        require_fit(name, value, known[name])
     missing = [
         field.name
         for field in dataclasses.fields(cls)  # type: ignore[arg-type]
@@ -239,6 +251,18 @@ def field_types(cls: type[Any]) -> dict[str, Any]:
     """Return the fields of a config class with their types."""
     hints = typing.get_type_hints(cls)
     return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
+
+
+def require_types(config: Any) -> None:
+    """Raise a ConfigError where a field's value is not of its declared type."""
+    for name, kind in field_types(type(config)).items():
+        require_fit(name, getattr(config, name), kind)
+
+
+def require_fit(name: str, value: Any, kind: Any) -> None:
+    """Raise a ConfigError where a value is not of the type that its name asks for."""
+    if not _fits(value, kind):
+        raise ConfigError(f"{name}={value!r}", _describe(kind), f"give {name} such a value")
 
 
 def require_positive(config: Any, *names: str, optional: bool = False) -> None:
@@ -294,7 +318,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return any(_fits(value, member) for member in get_args(kind))
     if kind is float:
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and value == value and abs(value) != float("inf")
+        return number and abs(value) < float("inf")  # not a number is not below
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)

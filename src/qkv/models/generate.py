@@ -7,7 +7,7 @@ and works for every kind of position.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from qkv.errors import ConfigError, ShapeError
+from qkv.models.config import ModelConfig
 from qkv.models.transformer import Transformer
 
 __all__ = ["Sampling", "generate"]
@@ -56,23 +57,27 @@ class Sampling:
 def choose(
     logits: Float[Tensor, "B V"], sampling: Sampling, generator: torch.Generator
 ) -> Int[Tensor, " B"]:
-    """Draw one token for each row of logits.
+    """Draw one token for each row of logits; of equal ones the lower id counts as likelier.
 
     >>> choose(torch.tensor([[0.0, 9.0, 1.0]]), Sampling(temperature=0), torch.Generator())
     tensor([1])
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    logits = logits.float() / sampling.temperature
-    if sampling.top_k is not None and sampling.top_k < logits.shape[-1]:
-        least = logits.topk(sampling.top_k, dim=-1).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    if sampling.top_p is not None and sampling.top_p < 1:
-        ordered, order = logits.sort(dim=-1, descending=True)
-        probabilities = ordered.softmax(dim=-1)
-        # A token goes where those before it already hold top_p; the first always stays.
-        unneeded = probabilities.cumsum(dim=-1) - probabilities >= sampling.top_p
-        logits = logits.masked_fill(unneeded.scatter(-1, order, unneeded), -torch.inf)
+    # Below the largest first, so that no temperature is small enough for an infinity.
+    logits = (logits - logits.amax(dim=-1, keepdim=True)).float() / sampling.temperature
+    if sampling.top_k is not None or sampling.top_p is not None:
+        # Stable, so that equal logits cannot let more than k through.
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
+        if sampling.top_k is not None:
+            ordered[:, sampling.top_k :] = -torch.inf
+        if sampling.top_p is not None and sampling.top_p < 1:
+            probabilities = ordered.softmax(dim=-1)
+            # A token goes where those before it already hold top_p; the first always stays.
+            unneeded = probabilities.cumsum(dim=-1) - probabilities >= sampling.top_p
+            unneeded[:, 0] = False
+            ordered = ordered.masked_fill(unneeded, -torch.inf)
+        logits = torch.empty_like(logits).scatter(-1, order, ordered)
     # Gumbel-free and fast: one multinomial draw a row.
     return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
 
@@ -99,17 +104,20 @@ def generate(
     """
     if prompt.ndim != 2 or prompt.shape[1] == 0:
         raise ShapeError(
-            f"a prompt of shape {tuple(prompt.shape)}", "(batch, tokens), tokens >= 1",
+            f"a prompt of shape {tuple(prompt.shape)}",
+            "(batch, tokens), tokens >= 1",
             "start from at least one token",
         )
     sampling = sampling or Sampling()
     generator = torch.Generator(device=prompt.device).manual_seed(sampling.seed)
-    use_cache = cached and isinstance(model, Transformer)
-    next_logits = _cached_logits if use_cache else _recomputed_logits
     training = model.training
     model.eval()
     try:
-        source = next_logits(model, prompt)
+        source = (
+            _cached_logits(model, prompt)
+            if cached and isinstance(model, Transformer)
+            else _recomputed_logits(model, prompt)
+        )
         logits = next(source)
         for step in range(tokens):
             with torch.inference_mode():
@@ -123,9 +131,10 @@ def generate(
 
 def _recomputed_logits(
     model: nn.Module, prompt: Int[Tensor, "B T"]
-) -> Iterator[Float[Tensor, "B V"]]:
+) -> Generator[Float[Tensor, "B V"], Int[Tensor, " B"], None]:
     """Yield the logits after the prompt, then after each token sent; nothing is kept."""
-    context = model.config.context
+    config: ModelConfig = model.config  # type: ignore[assignment]
+    context = config.context
     seen = prompt[:, -context:]
     while True:
         with torch.inference_mode():
@@ -138,7 +147,7 @@ def _recomputed_logits(
 
 def _cached_logits(
     model: Transformer, prompt: Int[Tensor, "B T"]
-) -> Iterator[Float[Tensor, "B V"]]:
+) -> Generator[Float[Tensor, "B V"], Int[Tensor, " B"], None]:
     """The same logits from a cache: each token is computed once, until the context is full."""
     context = model.config.context
     seen = prompt[:, -context:]

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from qkv.attention import Causal, attend
+from qkv.errors import ShapeError
 from qkv.models.config import RungConfig
 
 __all__ = [
@@ -36,6 +37,16 @@ Tokens = Int[Tensor, "B T"]
 Logits = Float[Tensor, "B T V"]
 
 
+def require_context(tokens: Tokens, config: RungConfig) -> None:
+    """Raise a ShapeError where there are more tokens than the model sees at most."""
+    if tokens.shape[1] > config.context:
+        raise ShapeError(
+            f"{tokens.shape[1]} tokens",
+            f"at most the context of {config.context}",
+            "give the last tokens only",
+        )
+
+
 class Uniform(nn.Module):
     """Guess every token alike: nothing is learned, and the loss is ln V."""
 
@@ -44,6 +55,7 @@ class Uniform(nn.Module):
         self.config = config
 
     def forward(self, tokens: Tokens) -> Logits:
+        require_context(tokens, self.config)
         return torch.zeros(*tokens.shape, self.config.vocab, device=tokens.device)
 
 
@@ -67,6 +79,7 @@ class BigramCounts(nn.Module):
         self.table.data.copy_((counts / counts.sum(dim=1, keepdim=True)).log())
 
     def forward(self, tokens: Tokens) -> Logits:
+        require_context(tokens, self.config)
         return F.embedding(tokens, self.table)
 
 
@@ -79,6 +92,7 @@ class Bigram(nn.Module):
         self.table = nn.Parameter(torch.zeros(config.vocab, config.vocab))
 
     def forward(self, tokens: Tokens) -> Logits:
+        require_context(tokens, self.config)
         return F.embedding(tokens, self.table)
 
 
@@ -91,7 +105,9 @@ class Embedded(nn.Module):
     def __init__(self, config: RungConfig, positions: bool = True) -> None:
         super().__init__()
         self.config = config
-        self.tokens = nn.Parameter(torch.randn(config.vocab, config.width) / math.sqrt(config.width))
+        self.tokens = nn.Parameter(
+            torch.randn(config.vocab, config.width) / math.sqrt(config.width)
+        )
         self.positions = (
             nn.Parameter(torch.randn(config.context, config.width) / math.sqrt(config.width))
             if positions
@@ -102,7 +118,12 @@ class Embedded(nn.Module):
         nn.init.zeros_(self.unembed.bias)
 
     def embed(self, tokens: Tokens) -> Float[Tensor, "B T D"]:
-        """Return the sum of token and position embeddings."""
+        """Return the sum of token and position embeddings.
+
+        Raises:
+            ShapeError: more tokens than the context holds.
+        """
+        require_context(tokens, self.config)
         embedded = F.embedding(tokens, self.tokens)
         if self.positions is None:
             return embedded
@@ -126,7 +147,8 @@ class Average(Embedded):
 
     def mix(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         seen = torch.arange(1, x.shape[1] + 1, device=x.device, dtype=x.dtype)
-        return self.value(x).cumsum(dim=1) / seen[:, None]
+        values: Tensor = self.value(x)
+        return values.cumsum(dim=1) / seen[:, None]
 
 
 class RecurrentNetwork(Embedded):

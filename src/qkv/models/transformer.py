@@ -16,11 +16,23 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from qkv.attention import ALiBi, Causal, Window, alibi_slopes, attend, rotate, rotary_angles, sinusoidal
+from qkv.attention import (
+    ALiBi,
+    Causal,
+    Window,
+    alibi_slopes,
+    attend,
+    rotary_angles,
+    rotate,
+    sinusoidal,
+)
 from qkv.errors import ShapeError
 from qkv.models.config import TransformerConfig
 
 __all__ = ["Cache", "Transformer"]
+
+WRITERS = (".attention.output", ".feed_forward.down")
+"""The layers that write to the residual stream."""
 
 
 @dataclass
@@ -191,9 +203,7 @@ class Transformer(nn.Module):
         )
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = Norm(config.width, config)
-        self.unembed = (
-            None if config.tied else nn.Linear(config.width, config.vocab, bias=False)
-        )
+        self.unembed = None if config.tied else nn.Linear(config.width, config.vocab, bias=False)
         self.register_buffer("angles", position_table(config), persistent=False)
         self.initialise()
 
@@ -213,10 +223,9 @@ class Transformer(nn.Module):
         nn.init.normal_(self.tokens, std=0.02 if config.tied else 1.0)
         if self.positions is not None:
             nn.init.normal_(self.positions, std=0.02)
-        writers = [
-            writer for block in self.blocks for writer in (block.attention.output, block.feed_forward.down)
-        ]
-        for writer in writers:
+        for name, writer in self.named_modules():
+            if not isinstance(writer, nn.Linear) or not name.endswith(WRITERS):
+                continue
             if config.zero_init:
                 nn.init.zeros_(writer.weight)
             else:
@@ -228,14 +237,12 @@ class Transformer(nn.Module):
         """Return an empty cache for ``batch`` sequences of ``length`` tokens (the context)."""
         config = self.config
         shape = (batch, config.kv_heads_, length or config.context, config.head_width_)
-        buffers = [
-            [self.tokens.new_empty(shape) for _ in range(config.layers)] for _ in range(2)
-        ]
+        buffers = [[self.tokens.new_empty(shape) for _ in range(config.layers)] for _ in range(2)]
         return Cache(keys=buffers[0], values=buffers[1])
 
     def forward(
         self, tokens: Int[Tensor, "B T"], cache: Cache | None = None, last: bool = False
-    ) -> Float[Tensor, "B T V"]:
+    ) -> Float[Tensor, "B read V"]:
         """Return logits for every position; with a cache, for the positions after its tokens.
 
         ``last`` keeps only the final position, (B, 1, V): all that generation needs.

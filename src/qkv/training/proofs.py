@@ -69,7 +69,7 @@ def prove(
         with capture() as trace:
             model(windows)
         proofs = [_future_changes_nothing(model, windows, rng)]
-        sites = trace.sites
+        sites = trace.layers
         if sites:
             proofs = [_lower_triangular(sites), *proofs, _equal_scores_average(sites)]
         return proofs

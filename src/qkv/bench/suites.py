@@ -1,0 +1,133 @@
+"""What `qkv bench` can measure."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from qkv.attention import Causal, attend
+from qkv.bench.measure import Measurement, compare, ratio
+from qkv.models import Sampling, build_model, count_parameters, generate
+from qkv.training.recipes import configure, find_preset
+
+__all__ = ["SUITES", "attention", "generation", "memory"]
+
+SHAPES = [(16, 6, 256, 64), (1, 12, 4096, 64), (64, 8, 64, 8)]
+
+
+def attention(rounds: int = 7) -> list[Measurement]:
+    """Time `attend` against torch's SDPA, causal, forward and backward, fp32."""
+    found = []
+    for B, H, T, C in SHAPES:
+        q, k, v = (torch.randn(B, H, T, C, requires_grad=True) for _ in range(3))
+        upstream = torch.randn(B, H, T, C)
+
+        def ours(q: Any = q, k: Any = k, v: Any = v, upstream: Any = upstream) -> None:
+            attend(q, k, v, mask=Causal()).backward(upstream)
+
+        def torchs(q: Any = q, k: Any = k, v: Any = v, upstream: Any = upstream) -> None:
+            scaled_dot_product_attention(q, k, v, is_causal=True).backward(upstream)
+
+        times = compare({"attend": ours, "sdpa": torchs}, rounds)
+        found.append(
+            Measurement(
+                "attention, causal, forward and backward, fp32",
+                {"B": B, "H": H, "T": T, "C": C},
+                {
+                    **{name: timing.to_json() for name, timing in times.items()},
+                    "times_as_fast_as_sdpa": ratio(times["sdpa"], times["attend"]),
+                },
+                rounds,
+            )
+        )
+    return found
+
+
+def generation(rounds: int = 5, tokens: int = 255) -> list[Measurement]:
+    """Time generation with the cache against recomputing the whole prefix for each token.
+
+    The model is the preset `small` (10.65 M parameters, context 256), fp32, one prompt of one
+    token, up to the full context; both draw the same tokens.
+    """
+    config, _ = configure(find_preset("small"), vocab=65)
+    torch.manual_seed(0)
+    model = build_model(config)
+    prompt = torch.zeros(1, 1, dtype=torch.long)
+
+    def write(cached: bool) -> Callable[[], list[int]]:
+        return lambda: [
+            int(step[0])
+            for step in generate(model, prompt, tokens, Sampling(seed=1), cached=cached)
+        ]
+
+    times = compare({"cached": write(True), "recomputed": write(False)}, rounds)
+    return [
+        Measurement(
+            "generation, key/value cache against recomputing the prefix, fp32",
+            {"parameters": count_parameters(model), "T": config.context, "tokens": tokens},
+            {
+                **{name: timing.to_json() for name, timing in times.items()},
+                "cached_tokens_per_second": tokens / times["cached"].median,
+                "recomputed_tokens_per_second": tokens / times["recomputed"].median,
+                "times_as_fast": ratio(times["recomputed"], times["cached"]),
+            },
+            rounds,
+        )
+    ]
+
+
+MEMORY_SCRIPT = """
+import json, resource, sys
+import torch
+from qkv.attention import Causal, attend
+
+def peak():
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == "darwin" else 1 / 1024)
+
+T, H, C = map(int, sys.argv[1:])
+small = torch.randn(1, H, 64, C, requires_grad=True)
+attend(small, small, small, mask=Causal()).sum().backward()
+before = peak()
+q, k, v = (torch.randn(1, H, T, C, requires_grad=True) for _ in range(3))
+attend(q, k, v, mask=Causal()).sum().backward()
+print(json.dumps((peak() - before) / 2**20))
+"""
+
+
+def memory(rounds: int = 3) -> list[Measurement]:
+    """Measure by how much the peak memory of a fresh process grows, forward and backward."""
+    found = []
+    H, C = 4, 64
+    for T in (4096, 8192, 16_384):
+        grown = []
+        for _ in range(rounds):
+            run = subprocess.run(
+                [sys.executable, "-c", MEMORY_SCRIPT, str(T), str(H), str(C)],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            grown.append(float(json.loads(run.stdout)))
+        found.append(
+            Measurement(
+                "peak resident memory of attend, causal, forward and backward, fp32",
+                {"B": 1, "H": H, "T": T, "C": C},
+                {"growth_mib_max": max(grown), "growth_mib_min": min(grown)},
+                rounds,
+            )
+        )
+    return found
+
+
+SUITES: dict[str, Callable[..., list[Measurement]]] = {
+    "attention": attention,
+    "generate": generation,
+    "memory": memory,
+}

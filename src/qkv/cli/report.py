@@ -1,0 +1,144 @@
+"""What a ladder shows when it is done: the table, the proofs, one trained head, what next."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from qkv.cli.console import count, duration, one_line, short_path
+from qkv.cli.proofs import print_proofs
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qkv.lens import AttentionMap
+    from qkv.models.checkpoint import Checkpoint
+    from qkv.training.ladder import Plan, RungResult
+    from qkv.training.run import Data
+
+__all__ = ["print_report"]
+
+PASSAGE_TOKENS = 40
+
+
+def print_report(
+    console: Console, folder: Path, plan: Plan, data: Data, results: Sequence[RungResult]
+) -> None:
+    """Print all that a finished ladder has to say."""
+    console.print()
+    console.print(ladder_table(plan, results, console.width))
+    best = min(results, key=lambda result: result.loss)
+    uniform = math.log(data.tokenizer.size)
+    console.print(
+        f"Loss in nats a token on all {count(len(data.validation))} tokens of validation text; "
+        f"guessing is {uniform:.3f}. “Looks back” is measured: the farthest token whose change "
+        "moves the prediction.",
+        style="dim",
+    )
+    shown = next((r for r in reversed(results) if _has_attention(r.name)), None)
+    if shown is not None:
+        checkpoint = _load(shown)
+        _print_proofs(console, shown, checkpoint, data)
+        _print_head(console, shown, checkpoint, data, plan)
+    _print_next(console, folder, best)
+
+
+def ladder_table(plan: Plan, results: Sequence[RungResult], width: int) -> Table:
+    """Return the table of rungs; the sample takes what width is left."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, expand=True)
+    table.add_column("rung", no_wrap=True)
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("context", justify="right", no_wrap=True)
+    table.add_column("looks back", justify="right", no_wrap=True)
+    table.add_column("loss", justify="right", style="bold", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    room = max(20, width - 72)
+    lines = 1 if room >= 60 else 2
+    if width >= 96:
+        table.add_column(f"after “{escape(one_line(plan.prompt))}”", ratio=1, overflow="crop")
+    for result in results:
+        row = [
+            result.title,
+            f"{result.parameters:,}",
+            str(result.context),
+            str(result.influence.reach),
+            f"{result.loss:.3f}",
+            duration(result.seconds),
+        ]
+        if width >= 96:
+            row.append(Text(one_line(result.sample)[: room * lines], style="italic"))
+        table.add_row(*row)
+        if width < 96:
+            continue
+    return table
+
+
+def _has_attention(name: str) -> bool:
+    return name in {"one-head", "heads", "feed-forward", "residual", "norm", "transformer"}
+
+
+def _load(result: RungResult) -> Checkpoint:
+    from qkv.training.rundir import RunDirectory
+
+    return RunDirectory(result.run).latest()
+
+
+def _print_proofs(
+    console: Console, result: RungResult, checkpoint: Checkpoint, data: Data
+) -> None:
+    from qkv.training.proofs import prove
+
+    console.print(f"\n[bold]Proved on the trained weights of: {escape(result.title)}[/]")
+    print_proofs(console, prove(checkpoint.model, data.validation))
+
+
+def _print_head(
+    console: Console, result: RungResult, checkpoint: Checkpoint, data: Data, plan: Plan
+) -> None:
+    """Draw the head that looks most decidedly at other tokens, on a passage it has not seen."""
+    from qkv.views.terminal import heatmap
+
+    console.print(f"\n[bold]One trained head of: {escape(result.title)}[/]")
+    chosen = decided_head(checkpoint, data, plan)
+    console.print(heatmap(chosen, width=console.width))
+
+
+def decided_head(checkpoint: Checkpoint, data: Data, plan: Plan) -> AttentionMap:
+    """Return the head that gives single other tokens the most weight, on validation text."""
+    import torch
+
+    from qkv.lens import capture
+
+    text = data.corpus.split()[1]
+    start = max(0, text.find(plan.prompt))
+    ids = data.tokenizer.encode(text[start : start + 400])
+    ids = ids[: min(PASSAGE_TOKENS, checkpoint.config.context)]
+    labels = [data.tokenizer.label(int(token)) for token in ids]
+    with torch.inference_mode(), capture(labels=labels) as trace:
+        checkpoint.model(torch.from_numpy(ids)[None])
+
+    def decided(head: AttentionMap) -> float:
+        pattern = head.pattern()
+        others = [pattern[row, 1:row].max() for row in range(2, len(pattern))]
+        return float(sum(others)) / max(1, len(others))
+
+    return max(trace, key=decided)
+
+
+def _print_next(console: Console, folder: Path, best: RungResult) -> None:
+    run = short_path(best.run)
+    console.print(f"\nThe run directories are in [bold]{escape(short_path(folder))}[/]. Next:")
+    for command, why in (
+        (f"qkv sample {run}", "more of its text"),
+        (f"qkv prove {run}", "the proofs again, and how far back it looks"),
+        ("qkv steps --help", "one step of attention by hand"),
+        ("qkv demo --data notes.txt", "the same ladder on your own text"),
+    ):
+        console.print(Text(f"  {command:<42}").append(f"  {why}", style="dim"))
