@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# As the command line does: short spins, since tests share the machine with their subprocesses.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="full counts of what is slow")

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 SCRIPT = '''
-"""Runs every kind of model with its annotations checked (a process of its own: imports are hooked)."""
+"""Runs every kind of model with its annotations checked, by hooked imports."""
 import sys
 import warnings
 

@@ -137,7 +137,7 @@ def test_attention_equals_the_steps_in_numpy(kv_heads: int, rotary: bool) -> Non
     angles = (torch.from_numpy(cosine).float(), torch.from_numpy(sine).float())
     w_q, w_k, w_v = (
         part.double().numpy().T
-        for part in attention.project.weight.detach().split(attention.widths)
+        for part in attention.project.weight.detach().split([H * C, kv_heads * C, kv_heads * C])
     )
     wanted = multi_head_steps(
         x.double().numpy(),

@@ -52,7 +52,7 @@ class Measurement:
     shape: dict[str, Any]
     figures: dict[str, Any]
     rounds: int
-    machine: dict[str, Any] = field(default_factory=lambda: describe_machine())
+    machine: dict[str, Any] = field(default_factory=lambda: describe_machine())  # noqa: PLW0108 (defined below)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as a JSON-able dictionary."""

@@ -5,8 +5,6 @@ Commands import what they need when they run: `qkv --help` loads no torch.
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Annotated
 
 import typer
@@ -47,7 +45,7 @@ app.command("doctor", rich_help_panel=TOOLS)(doctor_command)
 WELCOME = """\
 [bold]qkv[/] builds, trains and looks inside causal self-attention.
 
-  [bold]qkv demo[/]      train every model from bigram to Transformer on Shakespeare, in a minute or two
+  [bold]qkv demo[/]      train every model from bigram to Transformer on Shakespeare: two minutes
   [bold]qkv steps[/]     one step of attention by hand, every number shown
   [bold]qkv train[/]     one model on your own text:  qkv train --data notes.txt
 
@@ -72,17 +70,24 @@ def root(
 def main() -> int:
     """Run the command line; return or raise its exit code.
 
-    0: done. 1: done, but something does not hold (a proof, the doctor). 2: bad input, said in one
-    line. 130: stopped by Ctrl-C.
+    0: done. 1: done, but something does not hold (a proof, the doctor), or the reader of a pipe
+    left. 2: bad input, said in one line. 130: stopped by Ctrl-C.
     """
     try:
-        app()
+        code = app(standalone_mode=False)
     except QkvError as error:
-        err().print(f"qkv: {error}", markup=False, style="bold", soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
+        return _refuse(str(error))
+    except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of a pipe has seen enough; Python must not complain again on leaving.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+    except Exception as error:
+        # Of click, or of typer's own copy of it: both say it by this method.
+        if (message := getattr(error, "format_message", None)) is None:
+            raise
+        path = getattr(getattr(error, "ctx", None), "command_path", None) or "qkv"
+        return _refuse(f"got {message().strip().rstrip('.')}; see `{path} --help`")
+    return code if isinstance(code, int) else 0
+
+
+def _refuse(line: str) -> int:
+    err().print(" ".join(f"qkv: {line}".split()), markup=False, style="bold", soft_wrap=True)
+    return 2

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -110,8 +109,6 @@ def _python() -> Check:
     version = platform.python_version()
     said = f"qkv {__version__} on Python {version}, {platform.system()} {platform.machine()}"
     data = {"qkv": __version__, "python": version, "system": platform.system()}
-    if sys.version_info < (3, 11):
-        return Check("qkv", "broken", said, "install Python 3.11 or newer", data)
     return Check("qkv", "good", said, data=data)
 
 
@@ -140,11 +137,11 @@ def _processor() -> Check:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    known = dict(
-        (key.strip().lower(), value.strip())
+    known = {
+        key.strip().lower(): value.strip()
         for key, colon, value in (line.partition(":") for line in reversed(lines))
         if colon
-    )
+    }
     name = known.get("model name", name)
     flags = set(known.get("flags", known.get("features", "")).split())
     has = [title for title, flag in FEATURES.items() if flag in flags]
@@ -203,9 +200,7 @@ def _memory() -> Check:
         return Check("memory", "good", "unknown on this system", data=data)
     said = f"{total:,.1f} GB" + (f", {free:,.1f} GB of it free" if free is not None else "")
     if free is not None and free < LITTLE_GB:
-        return Check(
-            "memory", "off", said, "close other programs, or train with --set batch=…", data
-        )
+        return Check("memory", "off", said, "close other programs", data)
     return Check("memory", "good", said, data=data)
 
 

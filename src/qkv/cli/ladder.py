@@ -68,7 +68,7 @@ def demo_command(
     _ladder(None, data, "char", budget, out_folder, None, None, seed, as_json=False)
 
 
-def ladder_command(
+def ladder_command(  # noqa: PLR0917 (options have names)
     rungs: Annotated[
         str | None,
         typer.Option(help="Some of the rungs, by name and comma.", show_default="all of them"),
@@ -125,7 +125,7 @@ def parse_budget(text: str) -> tuple[int | None, float | None]:
     return parse_tokens(text), None
 
 
-def _ladder(
+def _ladder(  # noqa: PLR0917 (options have names)
     rungs: str | None,
     source: str,
     kind: Literal["char", "byte", "bpe"],
@@ -137,7 +137,8 @@ def _ladder(
     *,
     as_json: bool,
 ) -> None:
-    from qkv.training.ladder import estimate_seconds, find_preset, read_plan, time_rungs
+    from qkv.training.ladder import estimate_seconds, read_plan, time_rungs
+    from qkv.training.recipes import find_preset
 
     tell = notice(quiet=as_json)
     tokens, seconds = parse_budget(budget) if budget is not None else (None, None)
@@ -173,7 +174,7 @@ def load_data(source: str, kind: Literal["char", "byte", "bpe"], tell: Any) -> D
     return Data.prepare(load_corpus(source, notice=tell), kind)
 
 
-def _plan(
+def _plan(  # noqa: PLR0917 (options have names)
     rungs: str | None,
     source: str,
     kind: Literal["char", "byte", "bpe"],
@@ -241,9 +242,7 @@ def _climb(folder: Path, plan: Plan, data: Data, expected: list[float]) -> list[
                 if isinstance(event, Climbed):
                     results.append(event.result)
     except KeyboardInterrupt:
-        err().print(
-            f"Saved. Go on with:  qkv ladder --resume {short_path(folder)}", markup=False
-        )
+        err().print(f"Saved. Go on with:  qkv ladder --resume {short_path(folder)}", markup=False)
         raise typer.Exit(INTERRUPTED) from None
     return results
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qkv.text import Tokenizer
 
 
-def sample_command(
+def sample_command(  # noqa: PLR0917 (options have names)
     run: Run,
     prompt: Annotated[
         str | None,
@@ -62,9 +62,8 @@ def sample_command(
     if as_json:
         text = "".join(pieces)
         seconds = time.perf_counter() - started
-        print_json(
-            {"prompt": prompt, "text": text, "tokens": tokens, "tokens_per_second": tokens / seconds}
-        )
+        rate = tokens / seconds
+        print_json({"prompt": prompt, "text": text, "tokens": tokens, "tokens_per_second": rate})
         return
     sys.stdout.write(prompt)
     for piece in pieces:
@@ -118,7 +117,9 @@ def eval_command(
         print_json(told)
         return
     console = out()
-    console.print(f"loss [bold]{score.loss:.4f}[/] nats a token  (perplexity {score.perplexity:.2f})")
+    console.print(
+        f"loss [bold]{score.loss:.4f}[/] nats a token  (perplexity {score.perplexity:.2f})"
+    )
     if score.per_character is not None and need_tokenizer(checkpoint).kind != "char":
         console.print(f"     {score.per_character:.4f} nats a character")
     console.print(

@@ -50,6 +50,6 @@ def check_device(name: str) -> str:
         there.append("cuda")
     if torch.backends.mps.is_available():
         there.append("mps")
-    if name.split(":")[0] not in there:
+    if name.partition(":")[0] not in there:
         raise ConfigError(f"--device {name}", f"one of {', '.join(there)}", "see `qkv doctor`")
     return name

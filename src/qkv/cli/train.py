@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from qkv.training.rundir import RunDirectory
 
 
-def train_command(
+def train_command(  # noqa: PLR0917 (options have names)
     preset: Annotated[
         str, typer.Option(help="The recipe: a rung of the ladder, transformer, small or gpt2.")
     ] = "transformer",
@@ -84,15 +84,15 @@ def train_command(
         run, prepared = _reopen(resume, data, tell)
     else:
         run, prepared = _open(
-            preset, data, tokenizer, vocab_size, budget, out_folder, settings, seed, device, dry_run,
-            as_json, tell,
+            preset, data, tokenizer, vocab_size, budget, out_folder, settings, seed, device,
+            dry_run, as_json, tell,
         )  # fmt: skip
         if run is None:
             return
     _watch(run, prepared, device, as_json)
 
 
-def _open(
+def _open(  # noqa: PLR0917 (options have names)
     preset: str,
     source: str,
     kind: Literal["char", "byte", "bpe"],

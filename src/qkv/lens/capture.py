@@ -145,7 +145,8 @@ class _Watcher(TorchFunctionMode):
         elif func is F.scaled_dot_product_attention:
             see = see_sdpa
         if see is not None:
-            with torch.no_grad():
+            # Modes further out must not take our own question for lse for a call of the model.
+            with torch.no_grad(), torch._C.DisableTorchFunction():
                 self._sites.append(see(len(self._sites), *args, **kwargs))
         return result
 

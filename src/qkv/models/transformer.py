@@ -28,6 +28,7 @@ from qkv.attention import (
 )
 from qkv.errors import ShapeError
 from qkv.models.config import TransformerConfig
+from qkv.models.norms import rms_norm
 
 __all__ = ["Cache", "Transformer"]
 
@@ -62,25 +63,26 @@ class Cache:
         ``tokens`` moves on once a forward pass, not once a layer.
         """
         end = self.tokens + k.shape[2]
-        self.keys[layer][:, :, self.tokens : end] = k
-        self.values[layer][:, :, self.tokens : end] = v
-        return self.keys[layer][:, :, :end], self.values[layer][:, :, :end]
+        keys, values = self.keys[layer], self.values[layer]
+        keys.narrow(2, self.tokens, k.shape[2]).copy_(k)
+        values.narrow(2, self.tokens, v.shape[2]).copy_(v)
+        return keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
 
 class Norm(nn.Module):
     """RMSNorm (Zhang and Sennrich, 2019) or LayerNorm (Ba et al., 2016), over the last axis."""
 
-    def __init__(self, width: int, config: TransformerConfig, kind: str | None = None) -> None:
+    def __init__(self, width: int, config: TransformerConfig) -> None:
         super().__init__()
         bias = config.bias if config.norm_bias is None else config.norm_bias
-        self.rms = (kind or config.norm) == "rms"
+        self.rms = config.norm == "rms"
         self.eps = config.norm_eps
         self.weight = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width)) if bias and not self.rms else None
 
     def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
         if self.rms:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+            return rms_norm(x, self.weight, self.eps)
         return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
 
 
@@ -90,15 +92,16 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         C, H, G = config.head_width_, config.heads, config.kv_heads_
-        self.widths = [H * C, G * C, G * C]
+        self.heads, self.groups = H, G
         self.head_width, self.scale, self.softcap = C, config.scale, config.softcap
         self.mask = Causal() if config.window is None else Window(config.window)
         self.bias = ALiBi(tuple(alibi_slopes(H))) if config.positions == "alibi" else None
         # One matrix for q, k and v: one larger product is faster than three.
-        self.project = nn.Linear(config.width, sum(self.widths), bias=config.bias)
+        self.project = nn.Linear(config.width, (H + 2 * G) * C, bias=config.bias)
         self.output = nn.Linear(H * C, config.width, bias=config.bias)
-        self.query_norm = Norm(C, config, "rms") if config.qk_norm else None
-        self.key_norm = Norm(C, config, "rms") if config.qk_norm else None
+        self.query_gain = nn.Parameter(torch.ones(C)) if config.qk_norm else None
+        self.key_gain = nn.Parameter(torch.ones(C)) if config.qk_norm else None
+        self.norm_eps = config.norm_eps
 
     def forward(
         self,
@@ -107,15 +110,16 @@ class Attention(nn.Module):
         cache: Cache | None,
         layer: int,
     ) -> Float[Tensor, "B T D"]:
-        q, k, v = (
-            part.unflatten(-1, (-1, self.head_width))  # (B, T, heads, C)
-            for part in self.project(x).split(self.widths, dim=-1)
-        )
-        if self.query_norm is not None and self.key_norm is not None:
-            q, k = self.query_norm(q), self.key_norm(k)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, heads, T, C)
+        # Queries and keys stay together while the same is done to both: (B, H + G, T, C).
+        heads = self.project(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+        turning, v = heads.tensor_split((self.heads + self.groups,), dim=1)
+        if self.query_gain is not None and self.key_gain is not None:
+            gains = [self.query_gain.expand(self.heads, 1, -1)]
+            gains.append(self.key_gain.expand(self.groups, 1, -1))
+            turning = rms_norm(turning, None, self.norm_eps) * torch.cat(gains)
         if angles is not None:
-            q, k = rotate(q, *angles), rotate(k, *angles)
+            turning = rotate(turning, *angles)
+        q, k = turning.tensor_split((self.heads,), dim=1)
         if cache is not None:
             k, v = cache.append(layer, k, v)
         mixed = attend(

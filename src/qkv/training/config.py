@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from qkv.errors import ConfigError
-from qkv.models.config import require_positive
+from qkv.models.config import ModelConfig, require_positive
 
-__all__ = ["TrainingConfig"]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["TrainingConfig", "config_of"]
+
+
+def config_of(model: nn.Module) -> ModelConfig:
+    """Return a model's config; torch's types say of no attribute what it is."""
+    return cast("ModelConfig", model.config)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from qkv.models import ModelConfig, TransformerConfig, build_model, count_parameters
-from qkv.training.config import TrainingConfig
+from qkv.training.config import TrainingConfig, config_of
 from qkv.training.loop import TrainingState, train
 from qkv.training.precision import choose_precision
 from qkv.training.run import Data
@@ -48,7 +48,7 @@ def seconds_a_step(
     if training.precision == "auto":
         training = replace(training, precision=choose_precision())
     # A budget of its own: the probe wants some steps, whatever the run's budget will be.
-    training = replace(training, tokens=20 * training.batch * model.config.context)
+    training = replace(training, tokens=20 * training.batch * config_of(model).context)
     times: list[float] = []
     deadline = time.perf_counter() + at_most
     for report in train(TrainingState(model, training), data.train, training):

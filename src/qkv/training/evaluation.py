@@ -13,8 +13,13 @@ from torch import nn
 
 from qkv.models import Sampling, generate
 from qkv.text import Tokenizer, decode_stream, evaluation_batches
+from qkv.training.config import config_of
 
 __all__ = ["Evaluation", "evaluate", "sample_text", "stream_text"]
+
+
+LOGITS = 2**26
+"""How many logits are held at once: a vocabulary of 50,000 makes whole batches too large."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ def evaluate(
     model: nn.Module,
     ids: np.ndarray,
     *,
-    batch: int = 64,
+    batch: int | None = None,
     characters: int | None = None,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
@@ -58,14 +63,15 @@ def evaluate(
     Args:
         model: left in the mode it was in.
         ids: (N,) tokens.
-        batch: windows at once.
+        batch: windows at once; unless given, as many as keep their logits below 256 MiB, to 64.
         characters: of the text they came from.
         device: where the model is.
 
     Raises:
         TextError: fewer than two tokens.
     """
-    context = model.config.context
+    context, vocab = config_of(model).context, config_of(model).vocab
+    batch = batch or max(1, min(64, LOGITS // (context * vocab)))
     total, count, training = 0.0, 0, model.training
     model.eval()
     for inputs, targets in evaluation_batches(ids, context, batch):

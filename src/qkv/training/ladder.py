@@ -7,7 +7,7 @@ interrupted, it goes on where it stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -195,9 +195,9 @@ def check_settings(rungs: Sequence[Preset], settings: dict[str, str]) -> None:
     for rung in rungs:
         configure(rung, 256, _applicable(rung, settings))
     known = {name for rung in rungs for name in _applicable(rung, settings)}
-    for name in settings:
+    for name, text in settings.items():
         if name not in known:
-            configure(rungs[-1], 256, {name: settings[name]})
+            configure(rungs[-1], 256, {name: text})
 
 
 def _applicable(rung: Preset, settings: dict[str, str] | None) -> dict[str, str]:
@@ -224,7 +224,9 @@ def read_plan(folder: Path) -> Plan:
         ) from error
 
 
-def climb(folder: Path, plan: Plan, data: Data) -> Iterator[Started | Climbing | Climbed]:
+def climb(
+    folder: Path, plan: Plan, data: Data
+) -> Generator[Started | Climbing | Climbed, None, None]:
     """Train the plan's rungs in order, one run directory each, yielding all that happens.
 
     A rung that is finished already is only read; one that was interrupted goes on.
@@ -252,7 +254,13 @@ def climb(folder: Path, plan: Plan, data: Data) -> Iterator[Started | Climbing |
 def _climb_one(
     run: RunDirectory, index: int, preset: Preset, data: Data, results: list[RungResult]
 ) -> Iterator[Started | Climbing | Climbed]:
-    model_config, training, _ = run.read_config()
+    model_config, training, described = run.read_config()
+    if described.get("sha256") != data.corpus.sha256:
+        raise CheckpointError(
+            f"another text at {described.get('source')} than {run.path} was started with",
+            f"sha256 {str(described.get('sha256'))[:12]}…",
+            "restore the text, or start a new ladder",
+        )
     with torch.random.fork_rng(devices=[]):
         parameters = count_parameters(build_model(model_config))
     yield Started(index, preset, parameters, training.steps(model_config.context))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from qkv.errors import CheckpointError, TrainingError
 from qkv.text import batch
-from qkv.training.config import TrainingConfig
+from qkv.training.config import TrainingConfig, config_of
 from qkv.training.interrupts import uninterrupted
 from qkv.training.optimizers import build_optimizers
 from qkv.training.schedules import rate_factor
@@ -62,6 +62,7 @@ class TrainingState:
     def __init__(self, model: nn.Module, config: TrainingConfig, step: int = 0) -> None:
         self.model = model
         self.step = step
+        self.report: StepReport | None = None  # of the last update, even if nobody received it
         self.optimizers = build_optimizers(model, config)
         self.average = (
             {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -71,7 +72,7 @@ class TrainingState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Return everything but the saved weights that resuming needs, by name."""
-        names = {p: name for name, p in self.model.named_parameters()}
+        names: dict[Tensor, str] = {p: name for name, p in self.model.named_parameters()}
         held = {
             f"{type(optimizer).__name__}.{key}.{names[p]}": value
             for optimizer in self.optimizers
@@ -148,7 +149,7 @@ def train(
         TrainingError: a loss that is not a number; the state is that of the step before.
         TextError: fewer tokens than one context.
     """
-    model, context = state.model, state.model.config.context
+    model, context = state.model, config_of(state.model).context
     steps = config.steps(context)
     parameters = [p for p in model.parameters() if p.requires_grad]
     autocast = torch.autocast(
@@ -157,9 +158,7 @@ def train(
     model.train()
     while state.step < steps:
         started = time.perf_counter()
-        arrays = batch(
-            ids, state.step, seed=config.seed, batch_size=config.batch, context=context
-        )
+        arrays = batch(ids, state.step, seed=config.seed, batch_size=config.batch, context=context)
         inputs, targets = (torch.from_numpy(array).to(device) for array in arrays)  # (B, T)
         if getattr(model.config, "dropout", 0):
             # Drawn from (seed, step) alone, so that resuming needs only the step.
@@ -167,7 +166,7 @@ def train(
         with autocast:
             logits = model(inputs)  # (B, T, V)
         loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
-        loss.backward()
+        torch.autograd.backward(loss)
         # Without clipping the norm is still measured: it is the first sign of trouble.
         norm = float(nn.utils.clip_grad_norm_(parameters, config.clip or math.inf, foreach=True))
         value = float(loss.detach())
@@ -180,15 +179,16 @@ def train(
         factor = rate_factor(state.step, steps, config)
         with uninterrupted():
             _update(state, config, factor)
-        yield StepReport(
-            step=state.step,
-            steps=steps,
-            loss=value,
-            gradient_norm=norm,
-            learning_rate=config.learning_rate * factor,
-            tokens=state.step * config.batch * context,
-            seconds=time.perf_counter() - started,
-        )
+            state.report = StepReport(
+                step=state.step,
+                steps=steps,
+                loss=value,
+                gradient_norm=norm,
+                learning_rate=config.learning_rate * factor,
+                tokens=state.step * config.batch * context,
+                seconds=time.perf_counter() - started,
+            )
+        yield state.report
         model.train()
 
 

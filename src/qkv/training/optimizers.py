@@ -68,7 +68,7 @@ class Muon(torch.optim.Optimizer):
         """Update every matrix that has a gradient."""
         del closure
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     by_shape[matrix.shape].append(matrix)
@@ -79,9 +79,9 @@ class Muon(torch.optim.Optimizer):
                     torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(matrices, list(updates.unbind()), alpha=-scale)
 
-    def _momentum(self, matrices: list[nn.Parameter], momentum: float) -> Tensor:
+    def _momentum(self, matrices: list[Tensor], momentum: float) -> Tensor:
         """Return the gradients with momentum applied, stacked: (N, rows, columns)."""
-        gradients = [matrix.grad for matrix in matrices]
+        gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
         for matrix in matrices:
             if "momentum" not in self.state[matrix]:
                 self.state[matrix]["momentum"] = torch.zeros_like(matrix)
@@ -97,10 +97,13 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opt
     """
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     inside = {
-        name for name, p in trainable if config.optimizer == "muon" and p.ndim == 2 and "blocks." in name
+        name
+        for name, p in trainable
+        if config.optimizer == "muon" and p.ndim == 2 and "blocks." in name
     }
-    decayed = [p for name, p in trainable if name not in inside and p.ndim >= 2]
-    plain = [p for name, p in trainable if name not in inside and p.ndim < 2]
+    # Biases and gains (which may have an axis for heads) are never pulled towards zero.
+    decayed = [p for name, p in trainable if name not in inside and p.ndim == 2]
+    plain = [p for name, p in trainable if name not in inside and p.ndim != 2]
     optimizers: list[torch.optim.Optimizer] = []
     if decayed or plain:
         groups = [

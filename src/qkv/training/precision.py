@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from functools import cache
 from statistics import median
+from typing import Literal
 
 import torch
 
@@ -43,7 +44,7 @@ def measure_precisions(rows: int = 1024, width: int = 384) -> dict[str, float]:
     return {name: work / median(times[1:]) / 1e9 for name, times in seconds.items()}
 
 
-def choose_precision(device: torch.device | str = "cpu") -> str:
+def choose_precision(device: torch.device | str = "cpu") -> Literal["fp32", "bf16"]:
     """Return ``bf16`` where matrix products are clearly faster in it, else ``fp32``."""
     kind = torch.device(device).type
     if kind == "cuda":

@@ -7,6 +7,7 @@ back is the matrix of weights itself, whatever kernel computed it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,8 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qkv.attention import Full, as_mask, attend
-from qkv.lens import Site, Trace, capture
+from qkv.attention import attend
+from qkv.errors import TextError
+from qkv.lens import Site, capture
+from qkv.training.config import config_of
+from qkv.training.evaluation import LOGITS
 
 __all__ = ["Influence", "Proof", "measure_influence", "prove"]
 
@@ -45,9 +49,7 @@ class Proof:
 
 
 @torch.no_grad()
-def prove(
-    model: nn.Module, ids: np.ndarray, *, sequences: int = 4, seed: int = 0
-) -> list[Proof]:
+def prove(model: nn.Module, ids: np.ndarray, *, sequences: int = 4, seed: int = 0) -> list[Proof]:
     """Return the proofs for a model on windows of a text.
 
     Args:
@@ -60,17 +62,16 @@ def prove(
         TextError: fewer than two tokens.
     """
     rng = np.random.default_rng(seed)
+    windows = _draw_windows(model, ids, sequences, rng, longest=256)
     training = model.training
     model.eval()
     try:
-        length = min(model.config.context, len(ids), 256)
-        starts = rng.integers(0, len(ids) - length + 1, size=sequences)
-        windows = torch.from_numpy(np.stack([ids[s : s + length] for s in starts]))
         with capture() as trace:
-            model(windows)
+            for window in torch.split(windows, _rows(model, windows.shape[1])):
+                model(window)
         proofs = [_future_changes_nothing(model, windows, rng)]
-        sites = trace.layers
-        if sites:
+        if trace:
+            sites = trace.layers
             proofs = [_lower_triangular(sites), *proofs, _equal_scores_average(sites)]
         return proofs
     finally:
@@ -83,7 +84,7 @@ def _lower_triangular(sites: Sequence[Site]) -> Proof:
         weights = read_weights(site)  # (B, H, Q, K)
         future = torch.triu(torch.ones(weights.shape[-2:], dtype=torch.bool), diagonal=1)
         above = weights[..., future]
-        worst = max(worst, float(above.abs().max()) if above.numel() else 0.0)
+        worst = max(worst, _largest(above))
         tried += above.numel()
     return Proof(
         "lower-triangular",
@@ -107,24 +108,22 @@ def read_weights(site: Site) -> Tensor:
     return torch.cat(columns, dim=-1)[..., :K]
 
 
-def _future_changes_nothing(
-    model: nn.Module, windows: Tensor, rng: np.random.Generator
-) -> Proof:
+def _future_changes_nothing(model: nn.Module, windows: Tensor, rng: np.random.Generator) -> Proof:
     """Change each token in turn; look at every logit before it."""
     worst, tried = 0.0, 0
-    T, V = windows.shape[1], model.config.vocab
+    T, V = windows.shape[1], config_of(model).vocab
     for window in windows:
         changed = window.repeat(T, 1)  # row 0 stays as it is, row j has token j changed
         places = torch.arange(1, T)
         shift = torch.from_numpy(rng.integers(1, max(V, 2), size=T - 1))
         changed[places, places] = (changed[places, places] + shift) % V
-        logits = model(changed).double()  # (T, T, V)
-        earlier = torch.tril(torch.ones(T, T, dtype=torch.bool), diagonal=-1)  # [j, i]: i < j
-        difference = (logits - logits[:1]).abs().amax(dim=-1)[earlier]
-        scale = float(logits.abs().max())
-        if difference.numel():
-            worst = max(worst, float(difference.max()) / max(scale, 1.0))
-        tried += difference.numel()
+        before = model(changed[:1])  # (1, T, V)
+        scale = max(1.0, _largest(before))
+        for rows in torch.split(torch.arange(T), _rows(model, T)):
+            difference = (model(changed[rows]) - before).abs().amax(dim=-1)  # (rows, T)
+            earlier = difference[torch.arange(T) < rows[:, None]]
+            worst = max(worst, _largest(earlier) / scale)
+            tried += earlier.numel()
     return Proof(
         "no future",
         "changing a token changes no earlier logit; the largest change (relative) is",
@@ -137,17 +136,15 @@ def _future_changes_nothing(
 def _equal_scores_average(sites: Sequence[Site]) -> Proof:
     worst, tried = 0.0, 0
     for site in sites:
-        mask = as_mask(site.mask) or Full()
+        mask = site.mask
         mixed = attend(torch.zeros_like(site.q), site.k, site.v, mask=mask).double()
         Q, K = site.q.shape[2], site.k.shape[2]
-        seen = torch.as_tensor(
-            mask.allowed(np.arange(Q), np.arange(K), queries=Q, keys=K)
-        ).double()
+        seen = torch.as_tensor(mask.allowed(np.arange(Q), np.arange(K), queries=Q, keys=K)).double()
         groups = site.q.shape[1] // site.v.shape[1]
         v = site.v.double().repeat_interleave(groups, dim=1)
         average = (seen @ v) / seen.sum(-1, keepdim=True).clamp(min=1)
         scale = float(v.abs().max())
-        worst = max(worst, float((mixed - average).abs().max()) / max(scale, 1e-30))
+        worst = max(worst, _largest(mixed - average) / max(scale, 1e-30))
         tried += Q * site.q.shape[1] * site.q.shape[0]
     return Proof(
         "equal scores",
@@ -157,6 +154,31 @@ def _equal_scores_average(sites: Sequence[Site]) -> Proof:
         1e-5,
         tried,
     )
+
+
+def _largest(numbers: Tensor) -> float:
+    """Return the largest magnitude; infinity where one is not a number, which proves nothing."""
+    if not numbers.numel():
+        return 0.0
+    largest = float(numbers.abs().max())
+    return largest if largest < math.inf else math.inf
+
+
+def _rows(model: nn.Module, length: int) -> int:
+    """Return how many windows at once keep their logits below 256 MiB."""
+    return max(1, LOGITS // (length * config_of(model).vocab))
+
+
+def _draw_windows(
+    model: nn.Module, ids: np.ndarray, sequences: int, rng: np.random.Generator, longest: int
+) -> Tensor:
+    if len(ids) < 2:
+        raise TextError(
+            f"{len(ids)} tokens", "at least 2, one to follow the other", "give more text"
+        )
+    length = min(config_of(model).context, len(ids), longest)
+    starts = rng.integers(0, len(ids) - length + 1, size=sequences)
+    return torch.from_numpy(np.stack([ids[s : s + length] for s in starts]))
 
 
 @dataclass(frozen=True)
@@ -186,30 +208,39 @@ def measure_influence(
         ids: tokens to take windows from, (N,).
         sequences: windows; the effect is their mean.
         seed: chooses windows and changes.
+
+    Raises:
+        TextError: fewer than two tokens.
     """
     rng = np.random.default_rng(seed)
+    windows = _draw_windows(model, ids, sequences, rng, longest=len(ids))
+    length = windows.shape[1]
     training = model.training
     model.eval()
     try:
-        length = min(model.config.context, len(ids))
-        starts = rng.integers(0, len(ids) - length + 1, size=sequences)
-        windows = torch.from_numpy(np.stack([ids[s : s + length] for s in starts]))
-        before = model(windows)[:, -1].double().softmax(-1)
+        before = _last_prediction(model, windows)
         distances = _spread(length)
         effects, moved = [], [0]
         for distance in distances:
             place = length - 1 - distance
             changed = windows.clone()
-            shift = torch.from_numpy(rng.integers(1, max(2, model.config.vocab), size=sequences))
-            changed[:, place] = (changed[:, place] + shift) % model.config.vocab
-            after = model(changed)[:, -1].double().softmax(-1)
-            difference = (after - before).abs()
+            shift = torch.from_numpy(
+                rng.integers(1, max(2, config_of(model).vocab), size=sequences)
+            )
+            changed[:, place] = (changed[:, place] + shift) % config_of(model).vocab
+            difference = (_last_prediction(model, changed) - before).abs()
             effects.append(float(difference.sum(-1).mean() / 2))
             if float(difference.max()) > 1e-6:  # above fp32 rounding
                 moved.append(distance + 1)
         return Influence(distances, effects, max(moved))
     finally:
         model.train(training)
+
+
+def _last_prediction(model: nn.Module, windows: Tensor) -> Tensor:
+    """Return the probabilities after each window, (B, V)."""
+    strips = torch.split(windows, _rows(model, windows.shape[1]))
+    return torch.cat([model(strip)[:, -1].double().softmax(-1) for strip in strips])
 
 
 def _spread(length: int) -> list[int]:
@@ -219,5 +250,3 @@ def _spread(length: int) -> list[int]:
         distances.append(distance)
         distance = max(distance + 1, round(distance * 1.5))
     return [*distances, length - 1] if length > 1 else distances
-
-

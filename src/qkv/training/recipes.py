@@ -47,7 +47,8 @@ LADDER = [
            {"context": 64}),
     Preset("bigram", "bigram, learnt", "the same table by gradient descent", "bigram",
            {"context": 64}, {"learning_rate": 0.1}),
-    Preset("average", "average of the past", "attention with equal weights", "average", RUNG, ADAMW),
+    Preset("average", "average of the past", "attention with equal weights", "average", RUNG,
+           ADAMW),
     Preset("rnn", "RNN", "one state of fixed size", "rnn", {**RUNG, "width": 128}, ADAMW),
     Preset("wavenet", "WaveNet", "a fixed tree of pairs", "wavenet", RUNG, ADAMW),
     Preset("one-head", "one head", "each token asks one question", "one-head", RUNG, ADAMW),
@@ -131,6 +132,8 @@ def configure(
             raise ConfigError(
                 f"the setting {name!r}",
                 f"one of {', '.join(sorted(model_fields | training_fields))}",
-                "check its spelling" if name not in fixed else f"{name} comes from the text or preset",
+                "check its spelling"
+                if name not in fixed
+                else f"{name} comes from the text or preset",
             )
     return build(cls, model), build(TrainingConfig, trained)

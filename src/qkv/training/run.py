@@ -7,21 +7,22 @@ any moment, it saves and can be resumed, and the losses go on bit for bit as the
 from __future__ import annotations
 
 import contextlib
+import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from qkv.errors import QkvError, TextError
+from qkv.errors import QkvError, TrainingError
 from qkv.models import ModelConfig, Sampling, build_model
 from qkv.models.checkpoint import Checkpoint
-from qkv.text import Corpus, Tokenizer, train_tokenizer
-from qkv.text.tokenizer import Kind
 from qkv.training.config import TrainingConfig
+from qkv.training.data import Data, choose_prompt
 from qkv.training.evaluation import evaluate, sample_text
 from qkv.training.interrupts import uninterrupted
 from qkv.training.loop import StepReport, TrainingState, train
@@ -31,76 +32,6 @@ from qkv.training.rundir import RunDirectory
 __all__ = ["Data", "Evaluated", "Event", "Sampled", "Saved", "choose_prompt", "drive", "start"]
 
 SAMPLE_TOKENS = 200
-
-
-@dataclass(frozen=True)
-class Data:
-    """A corpus as a model sees it.
-
-    Args:
-        corpus: the text.
-        tokenizer: learnt from it.
-        train: ids of the first part, (N,).
-        validation: ids of the rest, (M,).
-        validation_characters: how many characters the rest has.
-    """
-
-    corpus: Corpus
-    tokenizer: Tokenizer
-    train: np.ndarray
-    validation: np.ndarray
-    validation_characters: int
-
-    @classmethod
-    def prepare(
-        cls,
-        corpus: Corpus,
-        kind: Kind = "char",
-        size: int | None = None,
-        tokenizer: Tokenizer | None = None,
-    ) -> Data:
-        """Split a corpus, learn a tokenizer where none is given, encode both parts.
-
-        Raises:
-            TextError: too little text to split.
-        """
-        first, rest = corpus.split()
-        if len(rest) < 2:
-            raise TextError(
-                f"{len(corpus.text)} characters in {corpus.name}",
-                "at least 20, so that a tenth can be kept for validation",
-                "give more text",
-            )
-        # Characters see all of the text, so that none of validation is unknown; BPE learns from
-        # the training part alone.
-        tokenizer = tokenizer or train_tokenizer(
-            kind, first if kind == "bpe" else corpus.text, size=size
-        )
-        return cls(corpus, tokenizer, tokenizer.encode(first), tokenizer.encode(rest), len(rest))
-
-    def require(self, context: int) -> None:
-        """Raise a TextError where the text is shorter than one context."""
-        for part, ids in (("training", self.train), ("validation", self.validation[:2])):
-            need = context + 1 if part == "training" else 2
-            if len(ids) < need:
-                raise TextError(
-                    f"{len(ids)} tokens of {part} text in {self.corpus.name}",
-                    f"more than the context of {context} tokens",
-                    f"give more text, or a context of at most {max(1, len(ids) - 1)}",
-                )
-
-    def describe(self) -> dict[str, Any]:
-        """Return what a run notes of its data."""
-        return {
-            "name": self.corpus.name,
-            "origin": self.corpus.origin,
-            "sha256": self.corpus.sha256,
-            "characters": len(self.corpus.text),
-            "tokenizer": self.tokenizer.kind,
-            "vocab": self.tokenizer.size,
-            "train_tokens": len(self.train),
-            "validation_tokens": len(self.validation),
-        }
 
 
 @dataclass(frozen=True)
@@ -133,20 +64,7 @@ class Saved:
 Event = StepReport | Evaluated | Sampled | Saved
 
 
-def choose_prompt(data: Data) -> str:
-    """Return a prompt that fits the text: a speaker of the plays, else how validation text begins.
-
-    Every rung and every step is asked the same.
-    """
-    for speaker in ("ROMEO:", "ROMEO."):
-        if speaker in data.corpus.text:
-            return speaker
-    beginning = data.corpus.split()[1].lstrip()[:24]
-    words = beginning.split()
-    return words[0] if words else data.corpus.text[:1]
-
-
-def start(
+def start(  # noqa: PLR0917 (two of them have defaults)
     run: RunDirectory,
     model: ModelConfig,
     training: TrainingConfig,
@@ -173,7 +91,7 @@ def start(
     run.create(model, training, described, data.tokenizer)
 
 
-def drive(run: RunDirectory, data: Data, *, device: str = "cpu") -> Iterator[Event]:
+def drive(run: RunDirectory, data: Data, *, device: str = "cpu") -> Generator[Event, None, None]:
     """Train a started run to the end of its budget, from its newest checkpoint if it has one.
 
     Yields every step's report, every evaluation, sample and save. Interrupted (Ctrl-C, or closed
@@ -191,6 +109,8 @@ def drive(run: RunDirectory, data: Data, *, device: str = "cpu") -> Iterator[Eve
     if found:
         state.restore(found[1])
     driver = _Driver(run, data, config, training, state, device, described.get("prompt", ""))
+    if found:
+        driver.take_up(found[0])
     total = training.steps(config.context)
     if found and found[0].metrics.get("finished"):
         run.write_status("finished", state.step, total)
@@ -201,10 +121,11 @@ def drive(run: RunDirectory, data: Data, *, device: str = "cpu") -> Iterator[Eve
         run.write_status("finished", state.step, total)
     except (KeyboardInterrupt, GeneratorExit):
         with uninterrupted():
+            driver.note_last_step()
             driver.save()
             run.write_status("interrupted", state.step, total)
         raise
-    except QkvError as error:
+    except Exception as error:
         with contextlib.suppress(QkvError):
             run.write_status("failed", state.step, total, error=str(error))
         raise
@@ -229,6 +150,14 @@ class _Driver:
     device: str
     prompt: str
     last_loss: float | None = None
+    saved: int = -1  # step of the newest checkpoint
+    noted: set[tuple[str, int]] = field(default_factory=set)  # what the logs have, by step
+
+    def take_up(self, checkpoint: Checkpoint) -> None:
+        """Go on from a checkpoint and from logs that end with it."""
+        self.saved, self.last_loss = checkpoint.step, checkpoint.metrics.get("validation_loss")
+        self.noted = {(name, line["step"]) for line in self.run.metrics() for name in line}
+        self.noted |= {("text", line["step"]) for line in self.run.samples()}
 
     def learn(self) -> Iterator[Event]:
         model, total = self.state.model, self.training.steps(self.config.context)
@@ -239,18 +168,38 @@ class _Driver:
             self.state.step = total
             yield from self._finish()
             return
+        if 0 < self.state.step < total:
+            yield from self._look()  # an interruption may have come before it
         for report in train(self.state, self.data.train, self.training, device=self.device):
-            self.run.append_metrics(asdict(report))
+            self.note_last_step()
             yield report
             if report.step == report.steps:
                 break
-            if _due(report.step, self.training.evaluate_every):
-                yield self._evaluate()
-            if _due(report.step, self.training.sample_every):
-                yield self._sample()
+            yield from self._look()
             if _due(report.step, self.training.save_every):
                 yield self._save_event()
         yield from self._finish()
+
+    def note_last_step(self) -> None:
+        """Log the last update's report, unless it is logged already."""
+        report = self.state.report
+        if report is not None:
+            with uninterrupted():
+                self._note(self.run.append_metrics, "loss", asdict(report))
+
+    def _note(
+        self, append: Callable[[dict[str, Any]], None], name: str, line: dict[str, Any]
+    ) -> None:
+        if (name, line["step"]) not in self.noted:
+            append(line)
+            self.noted.add((name, line["step"]))
+
+    def _look(self) -> Iterator[Event]:
+        step = self.state.step
+        if _due(step, self.training.evaluate_every) and ("validation_loss", step) not in self.noted:
+            yield self._evaluate()
+        if _due(step, self.training.sample_every) and ("text", step) not in self.noted:
+            yield self._sample()
 
     def _finish(self) -> Iterator[Event]:
         yield self._evaluate()
@@ -261,8 +210,10 @@ class _Driver:
         started = time.perf_counter()
         with self.state.averaged() as model:
             loss = evaluate(model, self.data.validation, device=self.device).loss
+        _require_finite(loss, "a validation loss", self.state.step)
         self.last_loss = loss
-        self.run.append_metrics({"step": self.state.step, "validation_loss": loss})
+        line = {"step": self.state.step, "validation_loss": loss}
+        self._note(self.run.append_metrics, "validation_loss", line)
         return Evaluated(self.state.step, loss, time.perf_counter() - started)
 
     def _sample(self) -> Sampled:
@@ -275,7 +226,8 @@ class _Driver:
                 Sampling(temperature=0.8, seed=self.training.seed),
                 device=self.device,
             )
-        self.run.append_sample({"step": self.state.step, "prompt": self.prompt, "text": text})
+        line = {"step": self.state.step, "prompt": self.prompt, "text": text}
+        self._note(self.run.append_sample, "text", line)
         return Sampled(self.state.step, self.prompt, text)
 
     def _save_event(self, *, finished: bool = False) -> Saved:
@@ -285,6 +237,11 @@ class _Driver:
         return Saved(self.state.step, path, time.perf_counter() - started)
 
     def save(self, *, finished: bool = False) -> str:
+        """Write a checkpoint, if the weights are good; one of this very step is not repeated."""
+        if self.saved == self.state.step and not finished:
+            return str(self.run.checkpoints()[-1])
+        if not finished:  # finished weights were evaluated
+            self._try_weights()
         path = self.run.save(
             model=self.config,
             weights=self.state.weights(),
@@ -294,7 +251,28 @@ class _Driver:
             metrics={"validation_loss": self.last_loss, "finished": finished},
             keep=self.training.keep,
         )
+        self.saved = self.state.step
         return str(path)
+
+    @torch.no_grad()
+    def _try_weights(self) -> None:
+        """Raise where the weights give no loss: they must not push a good checkpoint out."""
+        ids, context = self.data.train, self.config.context
+        window = torch.from_numpy(ids[: context + 1].astype(np.int64))[None].to(self.device)
+        model, training = self.state.model, self.state.model.training
+        logits = model.eval()(window[:, :-1])
+        model.train(training)
+        loss = F.cross_entropy(logits.float().flatten(0, 1), window[:, 1:].flatten())
+        _require_finite(float(loss), "a loss", self.state.step)
+
+
+def _require_finite(loss: float, what: str, step: int) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"{what} of {loss} after step {step}",
+            "a finite number",
+            "lower the learning rate, or train in fp32; the last checkpoint is kept",
+        )
 
 
 def _due(step: int, every: int) -> bool:

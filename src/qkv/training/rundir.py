@@ -16,6 +16,7 @@ flushed to disk before the checkpoint that speaks of them, and cut back to it on
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -217,7 +218,11 @@ class RunDirectory:
             metrics=metrics,
         )
         for old in self.checkpoints()[:-keep]:
-            shutil.rmtree(old, ignore_errors=True)
+            # Out of the readers' sight first: a crash must not leave half a checkpoint in it.
+            going = old.with_name(f".{old.name}.dropped-{os.getpid()}")
+            with contextlib.suppress(OSError):
+                old.rename(going)
+            shutil.rmtree(going, ignore_errors=True)
         return folder
 
     def checkpoints(self) -> list[Path]:
@@ -256,8 +261,7 @@ class RunDirectory:
         Raises:
             CheckpointError: checkpoints are there, but none can be read.
         """
-        for leftover in self._checkpoints.glob(".step-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        self._clean()
         failure: CheckpointError | None = None
         for folder in reversed(self.checkpoints()):
             try:
@@ -276,6 +280,17 @@ class RunDirectory:
     def _checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    def _clean(self) -> None:
+        """Remove what a crash left half-written; bring back what it left half-replaced."""
+        for leftover in self._checkpoints.glob(".step-*"):
+            name, _, kind = leftover.name[1:].partition(".")
+            if kind.startswith("replaced") and not (whole := leftover.with_name(name)).exists():
+                leftover.rename(whole)
+            else:
+                shutil.rmtree(leftover, ignore_errors=True)
+        for torn in self.path.glob(".*.partial-*"):
+            torn.unlink(missing_ok=True)
+
     def _cut(self, step: int) -> None:
         """Drop lines past a step, and torn ones."""
         for name in (METRICS, SAMPLES):
@@ -286,9 +301,12 @@ class RunDirectory:
 
     def _flush(self, name: str) -> None:
         path = self.path / name
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        try:
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        except OSError as error:
+            raise disk_error(path, error) from error
 
     # Status --------------------------------------------------------------------------------
 

@@ -38,9 +38,7 @@ FEW_KEYS = 24
 LABEL_WIDTH = 8
 TOP_LINES = 8
 LEGEND_WIDTH = 31
-ASCII = str.maketrans(
-    {"↓": "down", "→": "right", "⏎": "$", "␣": "_", "“": '"', "”": '"'} | {"…": "~"}
-)
+ASCII = str.maketrans({"⏎": "$", "␣": "_", "“": '"', "”": '"', "…": "~", "×": "x"})
 
 
 def heatmap(
@@ -153,7 +151,7 @@ class Heatmap:
         down, right = ("(down)", "(right)") if layout.plain else ("↓", "→")
         title = Text(style=colors.soft)
         if self.attention_map.name:
-            title.append(self.attention_map.name, Style(bold=True, color=colors.ink))
+            title.append(self.attention_map.name, Style(bold=True))
             title.append("  ")
         return title.append(f"this token {down}", colors.q).append(f" looks at {right}", colors.k)
 

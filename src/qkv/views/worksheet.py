@@ -21,7 +21,7 @@ __all__ = ["Worked", "Worksheet", "digits", "tokens_named", "tuple_of"]
 # Up to this width the terms of q·k are written out.
 WIDTH_OF_TERMS = 4
 GAP = 2
-ASCII = {"−∞": "-inf", "−": "-", "·": "*", "√": "sqrt ", "×": "x", "eˣ": "e^x"}
+ASCII = {"−∞": "-inf", "−": "-", "·": "*", "√": "sqrt", "×": "x", "eˣ": "e^x", "∞": "inf"}
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,10 @@ class _Line:
     total: str = ""
     color: str = ""
 
+    def in_ascii(self) -> _Line:
+        formula, total = _in_ascii(self.formula), _in_ascii(self.total)
+        return _Line(self.name, formula, [_in_ascii(c) for c in self.cells], total, self.color)
+
 
 @dataclass(frozen=True)
 class Worksheet:
@@ -116,11 +120,12 @@ class Worksheet:
         for text in (
             self._heading(colors),
             Text(),
-            *self._table(colors, options.max_width),
+            *self._table(colors, options.max_width, plain=options.ascii_only),
             Text(),
             Text(self.sentence(), style="italic"),
+            *self._note(colors),
         ):
-            yield _in_ascii(text) if options.ascii_only else text
+            yield Text(_in_ascii(text.plain)) if options.ascii_only else text
 
     def sentence(self) -> str:
         """What the row says, in words."""
@@ -141,6 +146,17 @@ class Worksheet:
             f"{asker} gives most, {digits(float(pattern[most]))}, to {tokens_named([most])}, "
             f"and takes in {mixed}."
         )
+
+    def _note(self, colors: Palette) -> list[Text]:
+        """Why the sum may be useless by hand, and the weights are right all the same."""
+        total = float(self.worked.mix.total)
+        if 0 < total < math.inf or not self.worked.mix.allowed.any():
+            return []
+        words = (
+            "eˣ is out of a computer's range here; softmax first takes the row's largest score "
+            "off every score, which changes no weight."
+        )
+        return [Text(words, style=colors.soft)]
 
     def _heading(self, colors: Palette) -> Text:
         worked = self.worked
@@ -191,9 +207,11 @@ class Worksheet:
         lines.append(_Line("lse", "ln sum", blank, digits(float(mix.lse))))
         return lines
 
-    def _table(self, colors: Palette, width: int) -> list[Text]:
+    def _table(self, colors: Palette, width: int, *, plain: bool) -> list[Text]:
         """The lines as columns; what is too wide loses its formulas, then goes below itself."""
         lines = self._lines(colors)
+        if plain:
+            lines = [line.in_ascii() for line in lines]
         widths = [
             max(cell_len(line.cells[place]) for line in lines)
             for place in range(len(lines[0].cells))
@@ -239,8 +257,7 @@ def _row(table: np.ndarray[Any, Any]) -> list[str]:
     return [digits(float(number)) for number in np.atleast_2d(table)[0]]
 
 
-def _in_ascii(text: Text) -> Text:
-    plain = text.plain
+def _in_ascii(text: str) -> str:
     for sign, said in ASCII.items():
-        plain = plain.replace(sign, said)
-    return Text(plain.encode("ascii", "replace").decode("ascii"))
+        text = text.replace(sign, said)
+    return text.encode("ascii", "replace").decode("ascii")

@@ -1,0 +1,170 @@
+"""The proofs hold for causal models, and the right one fails for each way of cheating."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import qkv.models.rungs
+import qkv.models.transformer
+from qkv.attention import attend
+from qkv.errors import TextError
+from qkv.models import RungConfig, TransformerConfig, build_model
+from qkv.training import TrainingConfig, TrainingState, train
+from qkv.training.proofs import measure_influence, prove
+from qkv.training.run import Data
+
+Tiny = Callable[..., TransformerConfig]
+ATTENTION = ["one-head", "heads", "feed-forward", "residual", "norm"]
+OTHERS = ["uniform", "bigram", "average", "rnn", "wavenet"]
+TRANSFORMERS: list[dict[str, Any]] = [
+    {},
+    {"positions": "learned", "norm": "layer", "bias": True, "qk_norm": False},
+    {"positions": "alibi"},
+    {"window": 4},
+    {"heads": 6, "kv_heads": 2, "width": 36},
+]
+TRAINING = TrainingConfig(tokens=25 * 4 * 11, batch=4, precision="fp32", learning_rate=0.01)
+
+
+def rung(kind: str, data: Data, context: int = 11) -> nn.Module:
+    torch.manual_seed(2)
+    vocab = data.tokenizer.size
+    return build_model(RungConfig(kind, vocab=vocab, context=context, width=24, heads=3))
+
+
+def trained(model: nn.Module, data: Data) -> nn.Module:
+    for _ in train(TrainingState(model, TRAINING), data.train, TRAINING):
+        pass
+    return model
+
+
+def verdicts(model: nn.Module, data: Data) -> dict[str, bool]:
+    proofs = prove(model, data.validation)
+    assert all(proof.tried > 0 for proof in proofs)
+    return {proof.name: proof.holds for proof in proofs}
+
+
+@pytest.mark.parametrize("kind", ATTENTION)
+def test_every_rung_with_attention_keeps_every_law(kind: str, data: Data) -> None:
+    model = rung(kind, data)
+    expected = {"lower-triangular": True, "no future": True, "equal scores": True}
+    assert verdicts(model, data) == expected
+    assert verdicts(trained(model, data), data) == expected
+
+
+@pytest.mark.parametrize("fields", TRANSFORMERS, ids=str)
+def test_every_transformer_keeps_every_law(fields: dict[str, Any], data: Data, tiny: Tiny) -> None:
+    torch.manual_seed(2)
+    model = trained(build_model(tiny(**fields)), data)
+    proofs = {proof.name: proof for proof in prove(model, data.validation)}
+    assert all(proof.holds for proof in proofs.values())
+    assert proofs["lower-triangular"].worst == 0.0
+    sequences, layers, T = 4, 2, 11
+    heads = model.config.heads  # type: ignore[union-attr]
+    assert proofs["lower-triangular"].tried == sequences * layers * heads * T * (T - 1) // 2  # type: ignore[operator]
+    assert proofs["no future"].tried == sequences * T * (T - 1) // 2
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_rungs_without_attention_are_held_to_the_one_law_that_applies(
+    kind: str, data: Data
+) -> None:
+    assert verdicts(rung(kind, data), data) == {"no future": True}
+
+
+def cheat(monkeypatch: pytest.MonkeyPatch, kernel: Callable[..., Tensor]) -> None:
+    monkeypatch.setattr(qkv.models.rungs, "attend", kernel)
+
+
+def without_mask(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
+    return attend(q, k, v)
+
+
+def off_by_one(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
+    T = q.shape[2]
+    return attend(q, k, v, mask=torch.ones(T, T, dtype=torch.bool).tril(1))
+
+
+def mask_after_softmax(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    return scores.softmax(-1).tril() @ v
+
+
+@pytest.mark.parametrize("kernel", [without_mask, off_by_one])
+def test_seeing_the_future_breaks_both_laws(
+    kernel: Callable[..., Tensor], data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheat(monkeypatch, kernel)
+    found = verdicts(trained(rung("heads", data), data), data)
+    assert not found["lower-triangular"]
+    assert not found["no future"]
+
+
+def test_masking_after_the_softmax_is_found_out(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheat(monkeypatch, mask_after_softmax)
+    assert verdicts(trained(rung("heads", data), data), data) == {"no future": False}
+
+
+class Leaking(nn.Module):
+    """Its attention is causal; the mean over time it adds is not."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.config = inner, inner.config
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits: Tensor = self.inner(tokens)
+        return logits + 0.01 * logits.mean(dim=1, keepdim=True)
+
+
+def test_a_leak_elsewhere_than_in_attention_is_found_out(data: Data) -> None:
+    found = verdicts(Leaking(trained(rung("heads", data), data)), data)
+    assert found == {"lower-triangular": True, "no future": False, "equal scores": True}
+
+
+def test_numbers_that_are_none_prove_nothing(data: Data) -> None:
+    model = rung("heads", data)
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    assert not any(verdicts(model, data).values())
+
+
+def test_too_little_text_to_prove_anything_on(data: Data) -> None:
+    for ids in (np.zeros(0, np.int64), np.zeros(1, np.int64)):
+        with pytest.raises(TextError, match="at least 2"):
+            prove(rung("heads", data), ids)
+        with pytest.raises(TextError, match="at least 2"):
+            measure_influence(rung("heads", data), ids)
+
+
+@pytest.mark.parametrize(
+    ("kind", "least", "most"),
+    [
+        ("uniform", 0, 0), ("bigram", 1, 1), ("average", 16, 16), ("rnn", 1, 16),
+        ("wavenet", 16, 16), ("one-head", 16, 16),
+    ],
+)  # fmt: skip
+def test_influence_reaches_as_far_as_the_model_looks(
+    kind: str, least: int, most: int, data: Data
+) -> None:
+    influence = measure_influence(trained(rung(kind, data, context=16), data), data.validation)
+    assert least <= influence.reach <= most
+    assert influence.distances[0] == 0
+    assert influence.distances[-1] == 15
+    assert all(0 <= effect <= 1 for effect in influence.effects)
+
+
+def test_window_limits_influence(data: Data, tiny: Tiny) -> None:
+    torch.manual_seed(2)
+    model = trained(build_model(tiny(window=3, layers=1, context=16)), data)
+    assert 1 < measure_influence(model, data.validation).reach <= 3
+    assert model.training, "the model is left in the mode it was in"

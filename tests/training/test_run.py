@@ -1,0 +1,230 @@
+"""A run directory: whole after every failure, resumed from any moment."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import qkv.models.checkpoint
+from qkv.errors import CheckpointError, ResourceError, TextError, TrainingError
+from qkv.models import TransformerConfig
+from qkv.models.checkpoint import load_checkpoint
+from qkv.text import corpus_from_text
+from qkv.training import RunDirectory, StepReport, TrainingConfig
+from qkv.training.run import Data, Evaluated, Sampled, Saved, drive, start
+
+Tiny = Callable[..., TransformerConfig]
+SETTINGS: dict[str, Any] = {
+    "tokens": 20 * 33, "batch": 3, "save_every": 4, "evaluate_every": 6, "sample_every": 10,
+    "optimizer": "muon", "average": 0.9, "precision": "fp32", "keep": 3,
+}  # fmt: skip
+
+
+@pytest.fixture
+def begin(tmp_path: Path, data: Data, tiny: Tiny) -> Callable[..., RunDirectory]:
+    def started(name: str = "run", **fields: Any) -> RunDirectory:
+        run = RunDirectory(tmp_path / name)
+        start(run, tiny(dropout=0.1), TrainingConfig(**{**SETTINGS, **fields}), data)
+        return run
+
+    return started
+
+
+def lines(run: RunDirectory) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in run.metrics()]
+
+
+def hidden(run: RunDirectory) -> list[Path]:
+    return list(run.path.rglob(".*"))
+
+
+def test_a_run_tells_all_that_happens(begin: Callable[..., RunDirectory], data: Data) -> None:
+    run = begin()
+    events = list(drive(run, data))
+    steps = [event.step for event in events if isinstance(event, StepReport)]
+    assert steps == list(range(1, 21))
+    assert [e.step for e in events if isinstance(e, Evaluated)] == [6, 12, 18, 20]
+    assert [e.step for e in events if isinstance(e, Sampled)] == [10, 20]
+    assert [e.step for e in events if isinstance(e, Saved)] == [4, 8, 12, 16, 20]
+    assert [path.name for path in run.checkpoints()] == [f"step-{n:08d}" for n in (12, 16, 20)]
+    assert run.read_status()["state"] == "finished"
+    assert list(drive(run, data)) == []
+    with pytest.raises(CheckpointError, match="a run at"):
+        begin()
+
+
+def test_closed_at_any_event_a_run_goes_on_as_if_it_had_not_been(
+    begin: Callable[..., RunDirectory], data: Data
+) -> None:
+    whole = begin("whole")
+    count = len(list(drive(whole, data)))
+    for stop in range(1, count, 3):
+        run = begin(f"stopped-{stop}")
+        with closing(drive(run, data)) as events:
+            for _ in zip(range(stop), events, strict=False):
+                pass
+        assert run.read_status()["state"] in ("interrupted", "finished")
+        assert run.latest().step == [n["step"] for n in run.metrics() if "loss" in n][-1]
+        list(drive(run, data))
+        assert lines(run) == lines(whole)
+        assert list(run.samples()) == list(whole.samples())
+        for name, tensor in whole.latest().model.state_dict().items():
+            assert torch.equal(run.latest().model.state_dict()[name], tensor)
+
+
+def test_torn_and_later_lines_are_cut_and_leftovers_cleaned(
+    begin: Callable[..., RunDirectory], data: Data
+) -> None:
+    run = begin()
+    with closing(drive(run, data)) as events:
+        next(event for event in events if isinstance(event, Saved) and event.step == 8)
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "loss": 1.0}\n{"step": 10, "lo')
+    assert [line["step"] for line in run.metrics()][-1] == 9  # the torn line is no line
+    for folder in (".step-00000012.partial-1", ".step-00000004.dropped-1"):
+        (run.path / "checkpoints" / folder).mkdir()
+    (run.path / ".status.json.partial-1").write_text("{")
+    run.resume()
+    assert [line["step"] for line in run.metrics()][-1] == 8
+    assert not hidden(run)
+
+
+def test_checkpoint_half_replaced_is_brought_back(
+    begin: Callable[..., RunDirectory], data: Data
+) -> None:
+    run = begin(keep=1)
+    with closing(drive(run, data)) as events:
+        next(event for event in events if isinstance(event, Saved) and event.step == 8)
+    (only,) = run.checkpoints()
+    only.rename(only.with_name(f".{only.name}.replaced-1"))
+    found = run.resume()
+    assert found is not None
+    assert found[0].step == 8
+
+
+def test_damaged_newest_checkpoint_falls_back_to_the_one_before(
+    begin: Callable[..., RunDirectory], data: Data
+) -> None:
+    whole, run = begin("whole"), begin()
+    list(drive(whole, data))
+    with closing(drive(run, data)) as events:
+        next(event for event in events if isinstance(event, Saved) and event.step == 12)
+    weights = run.checkpoints()[-1] / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-9])
+    with pytest.raises(CheckpointError, match="step-00000008: give that folder"):
+        run.latest()
+    list(drive(run, data))
+    assert lines(run) == lines(whole)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_damaged_notes_are_told(begin: Callable[..., RunDirectory], data: Data, name: str) -> None:
+    run = begin()
+    (run.path / name).write_text('{"model": ')
+    with pytest.raises(CheckpointError, match=name):
+        run.read_config() if name == "config.json" else run.read_tokenizer()
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    def fill() -> None:
+        def refuse(*_: Any) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(qkv.models.checkpoint, "save_file", refuse)
+
+    return fill
+
+
+def test_full_disk_leaves_the_last_checkpoint(
+    begin: Callable[..., RunDirectory], data: Data, full_disk: Callable[[], None]
+) -> None:
+    run = begin()
+    events = drive(run, data)
+    next(event for event in events if isinstance(event, Saved))
+    full_disk()
+    with pytest.raises(ResourceError, match="No space left on device"):
+        list(events)
+    assert [path.name for path in run.checkpoints()] == ["step-00000004"]
+    assert run.latest().step == 4
+    status = run.read_status()
+    assert (status["state"], status["step"]) == ("failed", 8)
+    assert "No space left" in status["error"]
+    assert not hidden(run)
+
+
+@pytest.mark.slow
+def test_really_full_disk(
+    spawn: Callable[..., subprocess.Popen[str]], text_file: Path, tmp_path: Path
+) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=700k", "none", str(small)]
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        process = spawn(
+            "train", "--data", text_file, "--out", small / "run", "--budget", "40k",
+            "--set", "layers=2", "--set", "width=48", "--set", "save_every=5", "--set", "keep=5",
+            "--set", "context=16", "--set", "precision=fp32",
+        )  # fmt: skip
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 2, said
+        assert "Traceback" not in said
+        (line,) = [line for line in said.splitlines() if line.startswith("qkv: got")]
+        assert "No space left on device" in line
+        run = RunDirectory(small / "run")
+        assert run.checkpoints()
+        for folder in run.checkpoints():
+            load_checkpoint(folder)
+        assert not list((run.path / "checkpoints").glob(".*"))
+    finally:
+        subprocess.run(["umount", str(small)], check=True)
+
+
+@pytest.mark.parametrize(("rate", "every"), [(1e30, 1), (1e30, 7), (1e30, 100), (1e4, 2)])
+def test_exploding_training_stops_and_keeps_only_good_checkpoints(
+    begin: Callable[..., RunDirectory], data: Data, rate: float, every: int
+) -> None:
+    run = begin(learning_rate=rate, muon_learning_rate=rate, save_every=every, average=0.0)
+    with pytest.raises(TrainingError, match=r"step \d"):
+        list(drive(run, data))
+    assert run.read_status()["state"] == "failed"
+    for folder in run.checkpoints():
+        model = load_checkpoint(folder).model
+        ids = torch.from_numpy(data.train[:11])[None]
+        assert bool(model(ids).isfinite().all())
+
+
+def test_no_number_at_the_very_end_is_told_too(
+    begin: Callable[..., RunDirectory], data: Data
+) -> None:
+    run = begin(learning_rate=1e30, muon_learning_rate=1e30, tokens=33, average=0.0)
+    with pytest.raises(TrainingError, match="step 1"):
+        list(drive(run, data))
+    assert not run.checkpoints()
+
+
+def test_text_shorter_than_the_context_starts_nothing(tmp_path: Path, tiny: Tiny) -> None:
+    data = Data.prepare(corpus_from_text("abcdefghij" * 3))
+    run = RunDirectory(tmp_path / "run")
+    with pytest.raises(TextError, match="more than the context of 64 tokens"):
+        start(run, tiny(context=64, vocab=data.tokenizer.size), TrainingConfig(), data)
+    assert not run.path.exists()
+
+
+@pytest.fixture(autouse=True)
+def untouched_random_state() -> Iterator[None]:
+    """Keep the tests from depending on one another by torch's own generator."""
+    with torch.random.fork_rng(devices=[]):
+        yield
