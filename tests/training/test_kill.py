@@ -58,13 +58,14 @@ def whole(
 
 
 @pytest.mark.slow
-def test_killed_run_is_never_unreadable_and_ends_as_if_it_had_not_been(
+def test_killed_run_is_never_unreadable_and_ends_as_if_it_had_not_been(  # noqa: PLR0917
     spawn: Spawn,
     whole: Callable[[], RunDirectory],
     text_file: Path,
     tmp_path: Path,
     steps: int,
     full: bool,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     kills, inside = (25, 8) if full else (3, 1)
     asked = ["train", "--data", text_file, *settings(steps)]
@@ -81,7 +82,8 @@ def test_killed_run_is_never_unreadable_and_ends_as_if_it_had_not_been(
         longest = max(longest, check_readable(killed, tmp_path / "copy"))
     run_to_end(spawn("train", "--resume", killed.path))
 
-    print(f"{done} kills, {in_save} inside a save, at most {longest} steps lost")
+    with capsys.disabled():
+        print(f"{done} kills, {in_save} inside a save, at most {longest} steps lost")  # noqa: T201
     assert exact(killed) == exact(whole())
     losses = [line["step"] for line in killed.metrics() if "loss" in line]
     assert losses == list(range(1, steps + 1))
@@ -177,7 +179,7 @@ def interrupt(process: subprocess.Popen[str], run: RunDirectory) -> tuple[float,
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_at_once_says_how_to_go_on_and_loses_no_step(
+def test_ctrl_c_saves_at_once_says_how_to_go_on_and_loses_no_step(  # noqa: PLR0917
     spawn: Spawn,
     whole: Callable[[], RunDirectory],
     text_file: Path,

@@ -62,11 +62,11 @@ def test_a_run_tells_all_that_happens(begin: Callable[..., RunDirectory], data: 
 
 
 def test_closed_at_any_event_a_run_goes_on_as_if_it_had_not_been(
-    begin: Callable[..., RunDirectory], data: Data
+    begin: Callable[..., RunDirectory], data: Data, full: bool
 ) -> None:
     whole = begin("whole")
     count = len(list(drive(whole, data)))
-    for stop in range(1, count, 3):
+    for stop in range(1, count, 1 if full else 7):
         run = begin(f"stopped-{stop}")
         with closing(drive(run, data)) as events:
             for _ in zip(range(stop), events, strict=False):
@@ -192,7 +192,7 @@ def test_really_full_disk(
         subprocess.run(["umount", str(small)], check=True)
 
 
-@pytest.mark.parametrize(("rate", "every"), [(1e30, 1), (1e30, 7), (1e30, 100), (1e4, 2)])
+@pytest.mark.parametrize(("rate", "every"), [(1e30, 1), (1e30, 7), (1e30, 100)])
 def test_exploding_training_stops_and_keeps_only_good_checkpoints(
     begin: Callable[..., RunDirectory], data: Data, rate: float, every: int
 ) -> None:
@@ -209,7 +209,7 @@ def test_exploding_training_stops_and_keeps_only_good_checkpoints(
 def test_no_number_at_the_very_end_is_told_too(
     begin: Callable[..., RunDirectory], data: Data
 ) -> None:
-    run = begin(learning_rate=1e30, muon_learning_rate=1e30, tokens=33, average=0.0)
+    run = begin(learning_rate=3e38, muon_learning_rate=3e38, tokens=33, average=0.0)
     with pytest.raises(TrainingError, match="step 1"):
         list(drive(run, data))
     assert not run.checkpoints()

@@ -6,7 +6,8 @@ Three ways to the same numbers; `attend` takes the fastest that is exact for the
 * **dense**: the whole pattern at once, where it is small and torch's kernel slow (bf16 training);
 * **blocked**: tiles with an online softmax (`tiles`), for everything else.
 
-Measured forward + backward, causal, 2 cores of an AVX-512 Xeon without AMX, torch 2.13 (B, H, T, C; ms):
+Measured forward + backward, causal, 2 cores of an AVX-512 Xeon without AMX, torch 2.13
+(B, H, T, C; ms):
 
 ======================  ============  =============  ============  =============
 size                    fp32 sdpa     fp32 dense     bf16 sdpa     bf16 dense

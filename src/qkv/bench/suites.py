@@ -29,7 +29,7 @@ def attention(rounds: int = 7) -> list[Measurement]:
         upstream = torch.randn(B, H, T, C)
 
         def ours(q: Any = q, k: Any = k, v: Any = v, upstream: Any = upstream) -> None:
-            attend(q, k, v, mask=Causal()).backward(upstream)  # type: ignore[no-untyped-call]
+            attend(q, k, v, mask=Causal()).backward(upstream)
 
         def torchs(q: Any = q, k: Any = k, v: Any = v, upstream: Any = upstream) -> None:
             scaled_dot_product_attention(q, k, v, is_causal=True).backward(upstream)  # type: ignore[no-untyped-call]

@@ -22,7 +22,7 @@ from qkv.cli.console import (
     short_path,
 )
 from qkv.cli.options import AsJson, DataSource, Seed, Settings
-from qkv.cli.train import new_folder, parse_tokens, remember_source
+from qkv.cli.train import new_folder, parse_tokens, remember_source, require_writable
 from qkv.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 TOKENS = 1_000_000
 AT_MOST_SECONDS = 110.0
+AT_LEAST_TOKENS = 300_000
+"""With fewer nothing is learnt worth seeing: a slow machine takes longer instead."""
 
 Budget = Annotated[
     str | None,
@@ -64,6 +66,8 @@ def demo_command(
 
       qkv demo --data notes.txt --budget 60s
     """
+    if budget is not None:
+        parse_budget(budget)  # a wrong one is told before anything else
     err().print("[dim]qkv demo is `qkv ladder` with its defaults.[/]")
     _ladder(None, data, "char", budget, out_folder, None, None, seed, as_json=False)
 
@@ -192,6 +196,7 @@ def _plan(  # noqa: PLR0917 (options have names)
     chosen = select_rungs(rungs)
     check_settings(chosen, settings)
     check_new(folder)
+    require_writable(folder)
     data = load_data(source, kind, tell)
     tell("Timing the rungs …")
     started = time.perf_counter()
@@ -199,9 +204,10 @@ def _plan(  # noqa: PLR0917 (options have names)
     spent = time.perf_counter() - started
     if tokens is None:
         tokens = fit_budget(costs, (seconds or AT_MOST_SECONDS) - spent, data)
-        if seconds is None and tokens < TOKENS:
-            tell(f"This machine is busy or slow: {tokens:,} tokens a rung instead of {TOKENS:,}.")
-        tokens = tokens if seconds is not None else min(TOKENS, tokens)
+        if seconds is None:
+            tokens = min(TOKENS, max(AT_LEAST_TOKENS, tokens))
+            if tokens < TOKENS:
+                tell(f"A slow or busy machine: {tokens:,} tokens a rung, not {TOKENS:,}.")
     plan = Plan(
         rungs=[rung.name for rung in chosen],
         tokens=tokens,

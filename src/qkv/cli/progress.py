@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,10 +17,27 @@ from rich.text import Text
 from qkv.cli.console import count, duration
 
 if TYPE_CHECKING:
-    from qkv.training.ladder import Plan, RungResult
+    from qkv.training.ladder import Climbed, Climbing, Plan, RungResult, Started
+    from qkv.training.loop import StepReport
     from qkv.training.run import Data
 
 __all__ = ["LadderProgress"]
+
+
+@dataclass
+class _Current:
+    """The rung under way; ``first`` is the step it was taken up from, in this process."""
+
+    index: int
+    title: str
+    about: str
+    started: float
+    first: int | None = None
+    report: StepReport | None = None
+
+    @property
+    def steps_done(self) -> int:
+        return self.report.step - (self.first or 0) if self.report else 0
 
 
 class LadderProgress:
@@ -36,7 +54,7 @@ class LadderProgress:
         self.console, self.plan, self.expected = console, plan, expected
         self.worst = math.log(max(data.tokenizer.size, 2))
         self.done: list[RungResult] = []
-        self.current: dict[str, Any] = {}
+        self.current: _Current | None = None
         self.live = Live(
             console=console, refresh_per_second=8, transient=True, get_renderable=self._render
         )
@@ -55,25 +73,14 @@ class LadderProgress:
         if self.console.is_terminal:
             self.live.stop()
 
-    def show(self, event: Any) -> None:
+    def show(self, event: Started | Climbing | Climbed) -> None:
         """Take note of an event; the terminal is redrawn on its own time."""
-        from qkv.training.ladder import Climbed, Climbing, Started
+        from qkv.training.ladder import Climbed, Started
         from qkv.training.loop import StepReport
 
         if isinstance(event, Started):
-            self.current = {
-                "index": event.index,
-                "title": event.preset.title,
-                "about": event.preset.about,
-                "started": time.perf_counter(),
-                "steps": event.steps,
-                "first": None,
-                "report": None,
-            }
-        elif isinstance(event, Climbing) and isinstance(event.event, StepReport):
-            if self.current["first"] is None:
-                self.current["first"] = event.event.step - 1
-            self.current["report"] = event.event
+            preset = event.preset
+            self.current = _Current(event.index, preset.title, preset.about, time.perf_counter())
         elif isinstance(event, Climbed):
             self.done.append(event.result)
             if not self.console.is_terminal:
@@ -83,42 +90,46 @@ class LadderProgress:
                     f"loss {result.loss:.3f}  {duration(result.seconds)}",
                     markup=False,
                 )
+        elif self.current is not None and isinstance(event.event, StepReport):
+            if self.current.first is None:
+                self.current.first = event.event.step - 1
+            self.current.report = event.event
 
-    def _seconds_left(self) -> float:
+    def _seconds_left(self, current: _Current) -> float:
         """What the rungs to come are expected to take, and the rest of this one."""
-        index = self.current.get("index", 0)
-        elapsed = time.perf_counter() - self.current.get("started", time.perf_counter())
-        this = self.expected[index] - elapsed
-        report = self.current.get("report")
-        if report is not None and report.step - self.current["first"] > 10:
-            steps_done = report.step - self.current["first"]
-            this = (report.steps - report.step) * elapsed / steps_done + 0.5
-        return max(0.0, this) + sum(self.expected[index + 1 :])
+        elapsed = time.perf_counter() - current.started
+        this = self.expected[current.index] - elapsed
+        if current.report is not None and current.steps_done > 10:
+            steps_left = current.report.steps - current.report.step
+            this = steps_left * elapsed / current.steps_done + 0.5
+        return max(0.0, this) + sum(self.expected[current.index + 1 :])
 
     def _render(self) -> Group:
         table = Table.grid(padding=(0, 2))
-        for justify in ("left", "right", "left", "right"):
-            table.add_column(justify=justify)  # type: ignore[arg-type]
+        for right in (False, True, False, True):
+            table.add_column(justify="right" if right else "left")
         for result in self.done:
-            bar = ProgressBar(total=self.worst, completed=result.loss, width=24, complete_style="magenta")
+            bar = ProgressBar(
+                total=self.worst, completed=result.loss, width=24, complete_style="magenta"
+            )
             table.add_row(
                 f"[bold]✓[/] {result.title}", f"{result.loss:.3f}", bar, duration(result.seconds)
             )
         return Group(table, self._render_current())
 
     def _render_current(self) -> Text:
-        if not self.current:
+        current = self.current
+        if current is None:
             return Text("…")
-        line = Text(f"● {self.current['title']}: {self.current['about']}\n", style="bold")
-        report = self.current.get("report")
+        line = Text(f"● {current.title}: {current.about}\n", style="bold")
+        report = current.report
         if report is None:
             return line
-        elapsed = max(time.perf_counter() - self.current["started"], 1e-9)
-        steps_done = report.step - self.current["first"]
-        rate = steps_done * report.tokens / report.step / elapsed
+        elapsed = max(time.perf_counter() - current.started, 1e-9)
+        rate = current.steps_done * report.tokens / report.step / elapsed
         line.append(
             f"  step {report.step:,}/{report.steps:,}  loss {report.loss:.3f}  "
-            f"{count(rate)} tokens/s  {duration(self._seconds_left())} left",
+            f"{count(rate)} tokens/s  {duration(self._seconds_left(current))} left",
             style="not bold",
         )
         return line

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["print_report"]
 
 PASSAGE_TOKENS = 40
+FIXED_WIDTH = 74
+"""Columns of a terminal that the table needs before its samples."""
 
 
 def print_report(
@@ -34,6 +36,8 @@ def print_report(
     """Print all that a finished ladder has to say."""
     console.print()
     console.print(ladder_table(plan, results, console.width))
+    if console.width - FIXED_WIDTH < 28:
+        _print_samples(console, plan, results)
     best = min(results, key=lambda result: result.loss)
     uniform = math.log(data.tokenizer.size)
     console.print(
@@ -51,18 +55,17 @@ def print_report(
 
 
 def ladder_table(plan: Plan, results: Sequence[RungResult], width: int) -> Table:
-    """Return the table of rungs; the sample takes what width is left."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False, expand=True)
+    """Return the table of rungs; samples stand at the right where there is room, else below."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("rung", no_wrap=True)
-    table.add_column("parameters", justify="right", no_wrap=True)
-    table.add_column("context", justify="right", no_wrap=True)
-    table.add_column("looks back", justify="right", no_wrap=True)
-    table.add_column("loss", justify="right", style="bold", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    room = max(20, width - 72)
-    lines = 1 if room >= 60 else 2
-    if width >= 96:
-        table.add_column(f"after “{escape(one_line(plan.prompt))}”", ratio=1, overflow="crop")
+    for name in ("parameters", "context", "looks back", "loss", "time"):
+        table.add_column(
+            name, justify="right", no_wrap=True, style="bold" if name == "loss" else None
+        )
+    room = width - FIXED_WIDTH
+    beside = room >= 28
+    if beside:
+        table.add_column(f"after “{escape(one_line(plan.prompt))}”", no_wrap=True)
     for result in results:
         row = [
             result.title,
@@ -72,12 +75,22 @@ def ladder_table(plan: Plan, results: Sequence[RungResult], width: int) -> Table
             f"{result.loss:.3f}",
             duration(result.seconds),
         ]
-        if width >= 96:
-            row.append(Text(one_line(result.sample)[: room * lines], style="italic"))
-        table.add_row(*row)
-        if width < 96:
-            continue
+        table.add_row(*row, *([_sample(result, min(room, 72))] if beside else []))
     return table
+
+
+def _sample(result: RungResult, width: int) -> Text:
+    """Return two lines of what a rung wrote, cut by the letter: a rung's words are not words."""
+    text = one_line(result.sample)
+    return Text("\n".join([text[:width], text[width : 2 * width]]), style="italic")
+
+
+def _print_samples(console: Console, plan: Plan, results: Sequence[RungResult]) -> None:
+    console.print(f"\nAfter “{escape(one_line(plan.prompt))}”:")
+    for result in results:
+        console.print(Text(f"  {result.title}", style="bold"))
+        for line in _sample(result, console.width - 4).split("\n"):
+            console.print(Text("  ").append(line))
 
 
 def _has_attention(name: str) -> bool:
@@ -90,9 +103,7 @@ def _load(result: RungResult) -> Checkpoint:
     return RunDirectory(result.run).latest()
 
 
-def _print_proofs(
-    console: Console, result: RungResult, checkpoint: Checkpoint, data: Data
-) -> None:
+def _print_proofs(console: Console, result: RungResult, checkpoint: Checkpoint, data: Data) -> None:
     from qkv.training.proofs import prove
 
     console.print(f"\n[bold]Proved on the trained weights of: {escape(result.title)}[/]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +24,7 @@ from qkv.cli.console import (
     short_path,
 )
 from qkv.cli.options import AsJson, DataSource, Device, Seed, Settings, check_device
-from qkv.errors import ConfigError
+from qkv.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from qkv.training.recipes import Preset
@@ -117,6 +118,8 @@ def _open(  # noqa: PLR0917 (options have names)
     over: dict[str, Any] = {"seed": seed}
     if budget is not None:
         over["tokens"] = parse_tokens(budget)
+    if out_folder is not None and not dry_run:
+        require_writable(out_folder)
     # Settings are checked before the text is fetched; the vocabulary is not known yet.
     configure(recipe, 256, settings, **over)
     data = Data.prepare(load_corpus(source, notice=tell), kind, vocab_size)
@@ -159,6 +162,17 @@ def _reopen(folder: Path, source: str, tell: Any) -> tuple[RunDirectory, Data]:
             "restore the text, or start a new run",
         )
     return run, Data.prepare(corpus, tokenizer=tokenizer_from_json(run.read_tokenizer()))
+
+
+def require_writable(folder: Path) -> None:
+    """Raise a ResourceError where a folder cannot be made or written, before any work is done."""
+    there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ResourceError(
+            f"{there}, where nothing can be written",
+            "a folder that may be written",
+            "choose another --out",
+        )
 
 
 def new_folder(parent: Path, name: str, now: float) -> Path:

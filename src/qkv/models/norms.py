@@ -10,7 +10,7 @@ The mean is a matrix-vector product of (g n) with w, so no row-wise sum is taken
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -36,15 +36,14 @@ def rms_norm(
         gain = None if weight is None else weight.float()
         return rms_norm(x.float(), gain, eps).to(x.dtype)
     if torch.is_grad_enabled():
-        result: Tensor = _RMSNorm.apply(x, weight, eps)
-        return result
+        return cast("Tensor", _RMSNorm.apply(x, weight, eps))  # type: ignore[no-untyped-call]
     normalised = x * _inverse_rms(x, eps)
     return normalised if weight is None else normalised * weight
 
 
 def _inverse_rms(x: Float[Tensor, "*rows D"], eps: float) -> Float[Tensor, "*rows 1"]:
     # A norm is one reduction without a temporary; the rest happens in place on a column.
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
@@ -57,9 +56,7 @@ class _RMSNorm(torch.autograd.Function):
         return normalised if weight is None else normalised * weight
 
     @staticmethod
-    def backward(  # type: ignore[override]
-        ctx: Any, gradient: Tensor
-    ) -> tuple[Tensor, Tensor | None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         normalised, inverse, weight = ctx.saved_tensors
         product = gradient * normalised
         if weight is None:

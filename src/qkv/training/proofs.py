@@ -31,7 +31,7 @@ class Proof:
     Args:
         name: of the law.
         claim: what is shown, in words.
-        worst: the largest violation that was found.
+        worst: the largest violation that was found, relative to the largest value there.
         bound: what rounding may cause.
         tried: how many pairs were looked at.
     """
@@ -88,7 +88,7 @@ def _lower_triangular(sites: Sequence[Site]) -> Proof:
         tried += above.numel()
     return Proof(
         "lower-triangular",
-        "every attention matrix has no weight above its diagonal; the largest is",
+        "no attention matrix has a weight above its diagonal: the largest is",
         worst,
         0.0,
         tried,
@@ -122,11 +122,11 @@ def _future_changes_nothing(model: nn.Module, windows: Tensor, rng: np.random.Ge
         for rows in torch.split(torch.arange(T), _rows(model, T)):
             difference = (model(changed[rows]) - before).abs().amax(dim=-1)  # (rows, T)
             earlier = difference[torch.arange(T) < rows[:, None]]
-            worst = max(worst, _largest(earlier) / scale)
+            worst = max(worst, _relative(earlier, scale))
             tried += earlier.numel()
     return Proof(
         "no future",
-        "changing a token changes no earlier logit; the largest change (relative) is",
+        "changing a token changes no earlier logit: the largest change is",
         worst,
         1e-5,
         tried,
@@ -143,13 +143,12 @@ def _equal_scores_average(sites: Sequence[Site]) -> Proof:
         groups = site.q.shape[1] // site.v.shape[1]
         v = site.v.double().repeat_interleave(groups, dim=1)
         average = (seen @ v) / seen.sum(-1, keepdim=True).clamp(min=1)
-        scale = float(v.abs().max())
-        worst = max(worst, _largest(mixed - average) / max(scale, 1e-30))
+        scale = _largest(v)
+        worst = max(worst, _relative(mixed - average, max(scale, 1e-30)))
         tried += Q * site.q.shape[1] * site.q.shape[0]
     return Proof(
         "equal scores",
-        "with equal scores each head gives the uniform average of what it may see; "
-        "the largest difference (relative) is",
+        "equal scores give the uniform average of the past: the largest difference is",
         worst,
         1e-5,
         tried,
@@ -162,6 +161,10 @@ def _largest(numbers: Tensor) -> float:
         return 0.0
     largest = float(numbers.abs().max())
     return largest if largest < math.inf else math.inf
+
+
+def _relative(difference: Tensor, scale: float) -> float:
+    return _largest(difference) / scale if scale < math.inf else math.inf
 
 
 def _rows(model: nn.Module, length: int) -> int:
