@@ -28,6 +28,8 @@ __all__ = ["print_report"]
 PASSAGE_TOKENS = 40
 FIXED_WIDTH = 74
 """Columns of a terminal that the table needs before its samples."""
+SAMPLE_WIDTH = 28
+"""Columns below which samples stand under the table."""
 
 
 def print_report(
@@ -36,7 +38,7 @@ def print_report(
     """Print all that a finished ladder has to say."""
     console.print()
     console.print(ladder_table(plan, results, console.width))
-    if console.width - FIXED_WIDTH < 28:
+    if console.width - FIXED_WIDTH < SAMPLE_WIDTH:
         _print_samples(console, plan, results)
     best = min(results, key=lambda result: result.loss)
     uniform = math.log(data.tokenizer.size)
@@ -63,7 +65,7 @@ def ladder_table(plan: Plan, results: Sequence[RungResult], width: int) -> Table
             name, justify="right", no_wrap=True, style="bold" if name == "loss" else None
         )
     room = width - FIXED_WIDTH
-    beside = room >= 28
+    beside = room >= SAMPLE_WIDTH
     if beside:
         table.add_column(f"after “{escape(one_line(plan.prompt))}”", no_wrap=True)
     for result in results:
@@ -75,22 +77,21 @@ def ladder_table(plan: Plan, results: Sequence[RungResult], width: int) -> Table
             f"{result.loss:.3f}",
             duration(result.seconds),
         ]
-        table.add_row(*row, *([_sample(result, min(room, 72))] if beside else []))
+        # Cut by the letter, not the word: the lower rungs have no words.
+        text = Text(one_line(result.sample)[: min(room, 72)], style="italic")
+        table.add_row(*row, *([text] if beside else []))
     return table
 
 
-def _sample(result: RungResult, width: int) -> Text:
-    """Return two lines of what a rung wrote, cut by the letter: a rung's words are not words."""
-    text = one_line(result.sample)
-    return Text("\n".join([text[:width], text[width : 2 * width]]), style="italic")
-
-
 def _print_samples(console: Console, plan: Plan, results: Sequence[RungResult]) -> None:
+    width = console.width - 2
     console.print(f"\nAfter “{escape(one_line(plan.prompt))}”:")
     for result in results:
-        console.print(Text(f"  {result.title}", style="bold"))
-        for line in _sample(result, console.width - 4).split("\n"):
-            console.print(Text("  ").append(line))
+        text = one_line(result.sample)
+        console.print(Text(result.title, style="bold"))
+        for line in (text[:width], text[width : 2 * width]):
+            console.print(Text(f"  {line}", style="italic"), soft_wrap=True)
+    console.print()
 
 
 def _has_attention(name: str) -> bool:

@@ -76,8 +76,9 @@ class TrainingConfig:
                 f"a budget of {self.tokens} tokens", "1 or more", "try --budget 1000000"
             )
         require_positive(self, "batch", "save_every", "keep")
-        for name in ("learning_rate", "muon_learning_rate", "weight_decay", "clip"):
-            self._require(name, 0, float("inf"))
+        for name in ("learning_rate", "muon_learning_rate", "weight_decay"):
+            self._require(name, 0, 1e30)  # above it, products overflow fp32
+        self._require("clip", 0, float("inf"))
         for name in ("evaluate_every", "sample_every"):
             self._require(name, 0, float("inf"))
         for name in ("beta1", "beta2", "momentum", "average"):

@@ -23,16 +23,18 @@ def training_flops_per_token(config: ModelConfig, parameters: int) -> int:
     """Return the floating-point operations that one token of training costs.
 
     Six for each number in a matrix (2 forward, 4 backward; Kaplan et al., 2020), and for attention
-    12 · layers · H · C for each of the T/2 tokens seen on average.
+    12 · layers · H · C for each of the tokens seen on average: (T + 1)/2, fewer with a window.
 
     >>> training_flops_per_token(TransformerConfig(vocab=65, layers=1, width=8, heads=1), 1000)
-    9072
+    6000
     """
     if not isinstance(config, TransformerConfig):
         return 6 * parameters
     looked_up = 0 if config.tied else config.vocab * config.width
     width = config.heads * config.head_width_
-    seen = min(config.window or config.context, config.context) / 2
+    T = config.context
+    window = min(config.window or T, T)
+    seen = window * (2 * T - window + 1) / (2 * T)
     return round(6 * (parameters - looked_up) + 12 * config.layers * width * seen)
 
 
