@@ -195,7 +195,7 @@ def test_damage_is_told_in_one_line(tmp_path: Path, damage: str) -> None:
 @pytest.mark.parametrize(
     ("other", "line"),
     [
-        ({"width": 24}, "got blocks.0.attention.key_gain: (4,)"),
+        ({"width": 24}, "got blocks.0.attention.gain: (6, 1, 4)"),
         ({"layers": 3}, "blocks.2"),
         ({"layers": 1}, "expected nothing, from its config"),
         ({"bias": True}, "got blocks.0.attention.output.bias: nothing"),

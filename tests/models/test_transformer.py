@@ -185,7 +185,7 @@ def test_rows_of_a_batch_do_not_meet() -> None:
 def test_parameters_are_counted() -> None:
     model = build_model(TransformerConfig(**SIZES, kv_heads=1))
     V, D, C, hidden = 29, 30, 10, 120
-    attention = D * (3 + 1 + 1) * C + 3 * C * D + 2 * C  # two gains, of queries and keys
+    attention = D * (3 + 1 + 1) * C + 3 * C * D + (3 + 1) * C  # gains
     block = attention + 2 * D * hidden + 2 * D
     assert count_parameters(model) == 2 * V * D + 2 * block + D
 

@@ -232,3 +232,12 @@ def untouched_random_state() -> Iterator[None]:
     """Keep the tests from depending on one another by torch's own generator."""
     with torch.random.fork_rng(devices=[]):
         yield
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    run = RunDirectory(tmp_path)
+    with run.lock(), pytest.raises(CheckpointError, match="another process"), run.lock():
+        pass
+    with run.lock():  # and it is free again
+        pass

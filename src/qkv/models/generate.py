@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from qkv.errors import ConfigError, ShapeError
 from qkv.models.config import ModelConfig
+from qkv.models.decode import Decoder
 from qkv.models.transformer import Transformer
 
 __all__ = ["Sampling", "generate"]
@@ -154,6 +155,7 @@ def _cached_logits(
     with torch.inference_mode():
         cache = model.new_cache(batch=len(prompt))
         logits = model(seen, cache, last=True)[:, -1]
+        decoder = Decoder(model, cache)
     recent = seen
     while True:
         drawn = yield logits
@@ -164,4 +166,4 @@ def _cached_logits(
                 recent = recent[:, -max(1, context // 2) :]
                 logits = model(recent, cache, last=True)[:, -1]
             else:
-                logits = model(drawn[:, None], cache, last=True)[:, -1]
+                logits = decoder.step(drawn)

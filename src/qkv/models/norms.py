@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -37,20 +38,15 @@ def rms_norm(
         return rms_norm(x.float(), gain, eps).to(x.dtype)
     if torch.is_grad_enabled():
         return cast("Tensor", _RMSNorm.apply(x, weight, eps))  # type: ignore[no-untyped-call]
-    normalised = x * _inverse_rms(x, eps)
-    return normalised if weight is None else normalised * weight
-
-
-def _inverse_rms(x: Float[Tensor, "*rows D"], eps: float) -> Float[Tensor, "*rows 1"]:
-    # A norm is one reduction without a temporary; the rest happens in place on a column.
-    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return F.rms_norm(x, x.shape[-1:], weight, eps)
 
 
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, eps: float) -> Tensor:
-        inverse = _inverse_rms(x, eps)
+        # A norm is one reduction without a temporary; the rest happens in place on a column.
+        norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         normalised = x * inverse
         ctx.save_for_backward(normalised, inverse, weight)
         return normalised if weight is None else normalised * weight

@@ -21,11 +21,11 @@ from qkv.attention import (
     Causal,
     Window,
     alibi_slopes,
-    attend,
     rotary_angles,
     rotate,
     sinusoidal,
 )
+from qkv.attention.fused import attend
 from qkv.errors import ShapeError
 from qkv.models.config import TransformerConfig
 from qkv.models.norms import rms_norm
@@ -99,8 +99,8 @@ class Attention(nn.Module):
         # One matrix for q, k and v: one larger product is faster than three.
         self.project = nn.Linear(config.width, (H + 2 * G) * C, bias=config.bias)
         self.output = nn.Linear(H * C, config.width, bias=config.bias)
-        self.query_gain = nn.Parameter(torch.ones(C)) if config.qk_norm else None
-        self.key_gain = nn.Parameter(torch.ones(C)) if config.qk_norm else None
+        # A gain for each head and channel, the query heads first.
+        self.gain = nn.Parameter(torch.ones(H + G, 1, C)) if config.qk_norm else None
         self.norm_eps = config.norm_eps
 
     def forward(
@@ -113,13 +113,12 @@ class Attention(nn.Module):
         # Queries and keys stay together while the same is done to both: (B, H + G, T, C).
         heads = self.project(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
         turning, v = heads.tensor_split((self.heads + self.groups,), dim=1)
-        if self.query_gain is not None and self.key_gain is not None:
-            gains = [self.query_gain.expand(self.heads, 1, -1)]
-            gains.append(self.key_gain.expand(self.groups, 1, -1))
-            turning = rms_norm(turning, None, self.norm_eps) * torch.cat(gains)
+        if self.gain is not None:
+            turning = rms_norm(turning, None, self.norm_eps) * self.gain
         if angles is not None:
             turning = rotate(turning, *angles)
-        q, k = turning.tensor_split((self.heads,), dim=1)
+        # Under autocast gains and angles are fp32 still, and attention wants one type.
+        q, k = turning.to(v.dtype).tensor_split((self.heads,), dim=1)
         if cache is not None:
             k, v = cache.append(layer, k, v)
         mixed = attend(
@@ -144,16 +143,18 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(config.hidden_, config.width, bias=config.bias)
 
     def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        hidden = self.up(x)
-        if self.gate is not None:
-            hidden = F.silu(self.gate(x)) * hidden
-        elif self.activation == "relu2":
-            hidden = F.relu(hidden).square()
-        else:
-            tanh = self.activation == "gelu_tanh"
-            hidden = F.gelu(hidden, approximate="tanh" if tanh else "none")
-        thought: Tensor = self.down(hidden)
+        thought: Tensor = self.down(self.activate(self.up(x), x))
         return thought
+
+    def activate(
+        self, hidden: Float[Tensor, "*B hidden"], x: Float[Tensor, "*B D"]
+    ) -> Float[Tensor, "*B hidden"]:
+        """Apply the nonlinearity; a gate reads the layer's input ``x`` again."""
+        if self.gate is not None:
+            return F.silu(self.gate(x)) * hidden
+        if self.activation == "relu2":
+            return F.relu(hidden).square()
+        return F.gelu(hidden, approximate="tanh" if self.activation == "gelu_tanh" else "none")
 
 
 class Block(nn.Module):
@@ -278,7 +279,7 @@ class Transformer(nn.Module):
             cache.tokens = end
         return self.logits(x[:, -1:] if last else x)
 
-    def logits(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T V"]:
+    def logits(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B V"]:
         """Normalise the stream and read off each vocabulary entry's logit."""
         weight = self.tokens if self.unembed is None else self.unembed.weight
         logits = F.linear(self.norm(x), weight)

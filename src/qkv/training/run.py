@@ -100,8 +100,14 @@ def drive(run: RunDirectory, data: Data, *, device: str = "cpu") -> Generator[Ev
     Raises:
         TrainingError: a loss that is not a number; the last good checkpoint stays.
         ResourceError: the disk refused.
-        CheckpointError: no run, or nothing readable.
+        CheckpointError: no run, nothing readable, or another process is training it.
     """
+    run.read_config()
+    with run.lock():
+        yield from _drive(run, data, device)
+
+
+def _drive(run: RunDirectory, data: Data, device: str) -> Generator[Event, None, None]:
     config, training, described = run.read_config()
     found = run.resume()
     model = (found[0].model if found else _new_model(config, training)).to(device)

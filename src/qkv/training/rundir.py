@@ -45,6 +45,7 @@ from qkv.training.config import TrainingConfig
 
 __all__ = ["RunDirectory"]
 
+LOCK = ".lock"
 CONFIG, TOKENIZER, METRICS, SAMPLES, STATUS = (
     "config.json",
     "tokenizer.json",
@@ -108,6 +109,31 @@ class RunDirectory:
             )
             + "\n",
         )
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for one process: two that trained it would tear each other's files.
+
+        Systems without such locks (Windows) do without.
+
+        Raises:
+            CheckpointError: another process has it.
+        """
+        try:
+            import fcntl
+        except ImportError:
+            yield
+            return
+        with (self.path / LOCK).open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise CheckpointError(
+                    f"a run at {self.path} that another process is training",
+                    "a run that is not under way",
+                    "wait until it ends, or stop that process",
+                ) from None
+            yield
 
     def read_config(self) -> tuple[ModelConfig, TrainingConfig, dict[str, Any]]:
         """Return what was asked of the run: model, training, data.
