@@ -54,7 +54,7 @@ def generation(rounds: int = 5) -> list[Measurement]:
     """Time generation with the cache against recomputing the whole prefix for each token.
 
     The model is the preset `small` (10.67 M parameters, context 256), fp32, one prompt. Two cases:
-    the last 16 tokens of a full context, where the prefix is all of T; and a whole context from
+    the last 32 tokens of a context, where the prefix is nearly all of T; and a whole context from
     one token on, where the prefix is half of T on average. Both ways draw the same tokens.
     """
     config, _ = configure(find_preset("small"), vocab=65)
@@ -63,7 +63,7 @@ def generation(rounds: int = 5) -> list[Measurement]:
     T = config.context
     return [
         _generate(model, T, prompt=prompt, tokens=T - prompt, rounds=rounds)
-        for prompt in (T - 16, 1)
+        for prompt in (T - 32, 1)
     ]
 
 

@@ -65,8 +65,8 @@ def choose(
     """
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
-    # Below the largest first, so that no temperature is small enough for an infinity.
-    logits = (logits - logits.amax(dim=-1, keepdim=True)).float() / sampling.temperature
+    # In fp64, so that no temperature is small enough for an infinity.
+    logits = logits.double() / sampling.temperature
     if sampling.top_k is not None or sampling.top_p is not None:
         # Stable, so that equal logits cannot let more than k through.
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
@@ -79,7 +79,6 @@ def choose(
             unneeded[:, 0] = False
             ordered = ordered.masked_fill(unneeded, -torch.inf)
         logits = torch.empty_like(logits).scatter(-1, order, ordered)
-    # Gumbel-free and fast: one multinomial draw a row.
     return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
 
 
@@ -156,14 +155,14 @@ def _cached_logits(
         cache = model.new_cache(batch=len(prompt))
         logits = model(seen, cache, last=True)[:, -1]
         decoder = Decoder(model, cache)
-    recent = seen
+    recent = list(seen.unbind(dim=1))
     while True:
         drawn = yield logits
-        recent = torch.cat([recent, drawn[:, None]], dim=1)
+        recent.append(drawn)
         with torch.inference_mode():
             if cache.tokens == context:
                 cache.tokens = 0
-                recent = recent[:, -max(1, context // 2) :]
-                logits = model(recent, cache, last=True)[:, -1]
+                recent = recent[-max(1, context // 2) :]
+                logits = model(torch.stack(recent, dim=1), cache, last=True)[:, -1]
             else:
                 logits = decoder.step(drawn)
