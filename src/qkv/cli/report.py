@@ -129,8 +129,10 @@ def decided_head(checkpoint: Checkpoint, data: Data, plan: Plan) -> AttentionMap
     from qkv.lens import capture
 
     text = data.corpus.split()[1]
-    start = max(0, text.find(plan.prompt))
-    ids = data.tokenizer.encode(text[start : start + 400])
+    # From the prompt where the text has it, else from the first paragraph that is whole.
+    start = max(text.find(plan.prompt), 0) or text.find("\n\n") + 1
+    text = text[start:].lstrip()
+    ids = data.tokenizer.encode(text[:400])
     ids = ids[: min(PASSAGE_TOKENS, checkpoint.config.context)]
     labels = [data.tokenizer.label(int(token)) for token in ids]
     with torch.inference_mode(), capture(labels=labels) as trace:

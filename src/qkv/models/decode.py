@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ from torch import Tensor
 from qkv.attention.fused import attend
 
 if TYPE_CHECKING:
-    from qkv.models.transformer import Attention, Cache, FeedForward, Norm, Transformer
+    from qkv.models.transformer import Attention, Block, Cache, FeedForward, Norm, Transformer
 
 __all__ = ["Decoder"]
 
@@ -50,7 +50,7 @@ class Decoder:
                 prepare_norm(block.feed_forward_norm),
                 prepare_feed_forward(block.feed_forward),
             )
-            for layer, block in enumerate(model.blocks)
+            for layer, block in enumerate(cast("list[Block]", list(model.blocks)))
         ]
 
     def step(self, tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
@@ -145,7 +145,8 @@ def prepare_feed_forward(layer: FeedForward) -> Callable[[Rows, Rows], Rows]:
 
 def adding(linear: torch.nn.Linear) -> Callable[[Rows, Rows], Rows]:
     """Return x, y -> x + linear(y), in one operation where there is no bias."""
-    if linear.bias is not None:
+    bias: Tensor | None = linear.bias
+    if bias is not None:
         return lambda x, y: x + linear(y)
     transposed = linear.weight.t()
     return lambda x, y: torch.addmm(x, y, transposed)
