@@ -9,6 +9,7 @@
       samples.jsonl      texts written along the way
       status.json        state (running, finished, interrupted, failed), step, process, time
       checkpoints/       step-00000500/ ... (qkv.models.checkpoint)
+      lock               held by the process that trains it
 
 Every file is written whole or not at all, but for the two that grow a line at a time; those are
 flushed to disk before the checkpoint that speaks of them, and cut back to it on resuming.
@@ -45,7 +46,7 @@ from qkv.training.config import TrainingConfig
 
 __all__ = ["RunDirectory"]
 
-LOCK = ".lock"
+LOCK = "lock"
 CONFIG, TOKENIZER, METRICS, SAMPLES, STATUS = (
     "config.json",
     "tokenizer.json",
