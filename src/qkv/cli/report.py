@@ -42,12 +42,14 @@ def print_report(
         _print_samples(console, plan, results)
     best = min(results, key=lambda result: result.loss)
     uniform = math.log(data.tokenizer.size)
+    console.print()
     console.print(
         f"Loss in nats a token on all {count(len(data.validation))} tokens of validation text; "
         f"guessing is {uniform:.3f}. “Looks back” is measured: the farthest token whose change "
         "moves the prediction.",
         style="dim",
     )
+    _print_best(console, plan, best)
     shown = next((r for r in reversed(results) if _has_attention(r.name)), None)
     if shown is not None:
         checkpoint = _load(shown)
@@ -92,6 +94,12 @@ def _print_samples(console: Console, plan: Plan, results: Sequence[RungResult]) 
         for line in (text[:width], text[width : 2 * width]):
             console.print(Text(f"  {line}", style="italic"), soft_wrap=True)
     console.print()
+
+
+def _print_best(console: Console, plan: Plan, best: RungResult) -> None:
+    """Print the best rung's text as text, in its own lines."""
+    console.print(f"\n[bold]What the best of them writes: {escape(best.title)}[/]")
+    console.print(Text(plan.prompt, style="bold").append(best.sample, style="not bold italic"))
 
 
 def _has_attention(name: str) -> bool:
@@ -149,10 +157,12 @@ def decided_head(checkpoint: Checkpoint, data: Data, plan: Plan) -> AttentionMap
 def _print_next(console: Console, folder: Path, best: RungResult) -> None:
     run = short_path(best.run)
     console.print(f"\nThe run directories are in [bold]{escape(short_path(folder))}[/]. Next:")
-    for command, why in (
-        (f"qkv sample {run}", "more of its text"),
-        (f"qkv prove {run}", "the proofs again, and how far back it looks"),
-        ("qkv steps --help", "one step of attention by hand"),
-        ("qkv demo --data notes.txt", "the same ladder on your own text"),
-    ):
-        console.print(Text(f"  {command:<42}").append(f"  {why}", style="dim"))
+    told = {
+        f"qkv sample {run}": "more of its text",
+        f"qkv prove {run}": "the proofs again, and how far back it looks",
+        "qkv steps --help": "one step of attention by hand",
+        "qkv demo --data notes.txt": "the same ladder on your own text",
+    }
+    widest = max(map(len, told))
+    for command, why in told.items():
+        console.print(Text(f"  {command:<{widest}}").append(f"  {why}", style="dim"))

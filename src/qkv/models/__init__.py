@@ -9,7 +9,14 @@ from torch import nn
 
 from qkv.errors import ConfigError
 from qkv.models import rungs
-from qkv.models.config import ModelConfig, RungConfig, TransformerConfig, from_json, to_json
+from qkv.models.config import (
+    ModelConfig,
+    RungConfig,
+    TransformerConfig,
+    config_of,
+    from_json,
+    to_json,
+)
 from qkv.models.generate import Sampling, generate
 from qkv.models.transformer import Cache, Transformer
 
@@ -25,6 +32,7 @@ __all__ = [
     "count_parameters",
     "from_json",
     "generate",
+    "sight",
     "to_json",
 ]
 
@@ -67,3 +75,12 @@ def build_model(config: ModelConfig) -> nn.Module:
 def count_parameters(model: nn.Module) -> int:
     """Return how many numbers the model has learnt (a tied matrix counts once)."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def sight(model: nn.Module) -> int:
+    """Return how many tokens a model may look at, the last one included: its context, or fewer.
+
+    >>> sight(build_model(RungConfig("bigram", vocab=65, context=64)))
+    1
+    """
+    return int(getattr(model, "sight", config_of(model).context))

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from qkv.errors import CheckpointError, ConfigError, QkvError, ResourceError
 from qkv.models import build_model
-from qkv.models.config import ModelConfig, from_json, to_json
+from qkv.models.config import ModelConfig, config_of, from_json, to_json
 from qkv.text import Tokenizer, tokenizer_from_json
 
 __all__ = [
@@ -67,8 +67,7 @@ class Checkpoint:
     @property
     def config(self) -> ModelConfig:
         """The model's config."""
-        config: ModelConfig = self.model.config  # type: ignore[assignment]
-        return config
+        return config_of(self.model)
 
 
 def save_checkpoint(

@@ -10,14 +10,18 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin
 
 from qkv.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 __all__ = [
     "ModelConfig",
     "RungConfig",
     "TransformerConfig",
+    "config_of",
     "from_json",
     "parse_setting",
     "to_json",
@@ -170,6 +174,11 @@ class TransformerConfig:
 
 
 ModelConfig = RungConfig | TransformerConfig
+
+
+def config_of(model: nn.Module) -> ModelConfig:
+    """Return a model's config; torch's types say of no attribute what it is."""
+    return cast("ModelConfig", model.config)
 
 
 def to_json(config: ModelConfig) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from qkv.errors import ConfigError, ShapeError
-from qkv.models.config import ModelConfig
+from qkv.models.config import config_of
 from qkv.models.decode import Decoder
 from qkv.models.transformer import Transformer
 
@@ -133,8 +133,7 @@ def _recomputed_logits(
     model: nn.Module, prompt: Int[Tensor, "B T"]
 ) -> Generator[Float[Tensor, "B V"], Int[Tensor, " B"], None]:
     """Yield the logits after the prompt, then after each token sent; nothing is kept."""
-    config: ModelConfig = model.config  # type: ignore[assignment]
-    context = config.context
+    context = config_of(model).context
     seen = prompt[:, -context:]
     while True:
         with torch.inference_mode():

@@ -50,6 +50,8 @@ def require_context(tokens: Tokens, config: RungConfig) -> None:
 class Uniform(nn.Module):
     """Guess every token alike: nothing is learned, and the loss is ln V."""
 
+    sight = 0
+
     def __init__(self, config: RungConfig) -> None:
         super().__init__()
         self.config = config
@@ -61,6 +63,8 @@ class Uniform(nn.Module):
 
 class BigramCounts(nn.Module):
     """Count which token follows which: the best that a model of one token back can do."""
+
+    sight = 1
 
     def __init__(self, config: RungConfig) -> None:
         super().__init__()
@@ -85,6 +89,8 @@ class BigramCounts(nn.Module):
 
 class Bigram(nn.Module):
     """The same table, found by gradient descent instead of counting."""
+
+    sight = 1
 
     def __init__(self, config: RungConfig) -> None:
         super().__init__()

@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Literal
 
 from qkv.errors import ConfigError
-from qkv.models.config import ModelConfig, require_positive
+from qkv.models.config import require_positive
 
-if TYPE_CHECKING:
-    from torch import nn
-
-__all__ = ["TrainingConfig", "config_of"]
-
-
-def config_of(model: nn.Module) -> ModelConfig:
-    """Return a model's config; torch's types say of no attribute what it is."""
-    return cast("ModelConfig", model.config)
+__all__ = ["TrainingConfig"]
 
 
 @dataclass(frozen=True)

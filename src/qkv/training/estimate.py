@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from qkv.models import ModelConfig, TransformerConfig, build_model, count_parameters
-from qkv.training.config import TrainingConfig, config_of
+from qkv.models.config import config_of
+from qkv.training.config import TrainingConfig
 from qkv.training.loop import TrainingState, train
 from qkv.training.precision import choose_precision
 from qkv.training.run import Data

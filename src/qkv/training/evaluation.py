@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from qkv.models import Sampling, generate
+from qkv.models.config import config_of
 from qkv.text import Tokenizer, decode_stream, evaluation_batches
-from qkv.training.config import config_of
 
 __all__ = ["Evaluation", "evaluate", "sample_text", "stream_text"]
 

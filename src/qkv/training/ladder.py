@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from qkv.errors import CheckpointError, ConfigError
-from qkv.models import RungConfig, TransformerConfig, build_model, count_parameters
+from qkv.models import RungConfig, TransformerConfig, build_model, count_parameters, sight
 from qkv.models.checkpoint import write_atomically
 from qkv.training.config import TrainingConfig
 from qkv.training.estimate import seconds_a_step
@@ -73,7 +73,7 @@ class RungResult:
         name: of the rung's preset.
         title: as shown.
         parameters: learnt numbers.
-        context: tokens it may see.
+        context: tokens it may see, the last one included.
         influence: what it was measured to look at.
         loss: on all of the validation text, nats a token.
         seconds: of training.
@@ -281,7 +281,7 @@ def _read_result(run: RunDirectory, preset: Preset, data: Data) -> RungResult:
         name=preset.name,
         title=preset.title,
         parameters=count_parameters(checkpoint.model),
-        context=checkpoint.config.context,
+        context=sight(checkpoint.model),
         influence=measure_influence(checkpoint.model, data.validation),
         loss=float(checkpoint.metrics["validation_loss"]),
         seconds=sum(line["seconds"] for line in steps),

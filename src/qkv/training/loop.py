@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from qkv.errors import CheckpointError, TrainingError
+from qkv.models.config import config_of
 from qkv.text import batch
-from qkv.training.config import TrainingConfig, config_of
+from qkv.training.config import TrainingConfig
 from qkv.training.interrupts import uninterrupted
 from qkv.training.optimizers import build_optimizers
 from qkv.training.schedules import rate_factor

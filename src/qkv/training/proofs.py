@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from qkv.attention import attend
 from qkv.errors import TextError
 from qkv.lens import Site, capture
-from qkv.training.config import config_of
+from qkv.models.config import config_of
 from qkv.training.evaluation import LOGITS
 
 __all__ = ["Influence", "Proof", "measure_influence", "prove"]
