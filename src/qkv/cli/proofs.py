@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.table import Table
 
 if TYPE_CHECKING:
     from qkv.training.proofs import Influence, Proof
@@ -14,11 +15,16 @@ __all__ = ["print_influence", "print_proofs"]
 
 
 def print_proofs(console: Console, proofs: Sequence[Proof]) -> None:
-    """Print each law with the number that shows it."""
+    """Print each law with the largest breach that was found: a weight, a change, a difference."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column("")
+    table.add_column("largest\nbreach", justify="right", vertical="bottom")
+    table.add_column("pairs\ntried", justify="right", vertical="bottom")
     for proof in proofs:
         mark = "[bold]✓[/]" if proof.holds else "[bold reverse] FAILS [/]"
         worst = "0" if proof.worst == 0 else f"{proof.worst:.1e}"
-        console.print(f"{mark} {proof.claim} [bold]{worst}[/]  ({proof.tried:,} pairs tried)")
+        table.add_row(f"{mark} {proof.claim}", f"[bold]{worst}[/]", f"{proof.tried:,}")
+    console.print(table)
     if all(proof.name != "lower-triangular" for proof in proofs):
         console.print("  [dim](no attention in this model: nothing to read its weights from)[/]")
 

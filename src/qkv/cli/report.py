@@ -93,7 +93,6 @@ def _print_samples(console: Console, plan: Plan, results: Sequence[RungResult]) 
         console.print(Text(result.title, style="bold"))
         for line in (text[:width], text[width : 2 * width]):
             console.print(Text(f"  {line}", style="italic"), soft_wrap=True)
-    console.print()
 
 
 def _print_best(console: Console, plan: Plan, best: RungResult) -> None:

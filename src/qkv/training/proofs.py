@@ -88,7 +88,7 @@ def _lower_triangular(sites: Sequence[Site]) -> Proof:
         tried += above.numel()
     return Proof(
         "lower-triangular",
-        "no attention matrix has a weight above its diagonal: the largest is",
+        "no weight above the diagonal of any attention matrix",
         worst,
         0.0,
         tried,
@@ -126,7 +126,7 @@ def _future_changes_nothing(model: nn.Module, windows: Tensor, rng: np.random.Ge
             tried += earlier.numel()
     return Proof(
         "no future",
-        "changing a token changes no earlier logit: the largest change is",
+        "no earlier logit changes when a token is changed",
         worst,
         1e-5,
         tried,
@@ -148,7 +148,7 @@ def _equal_scores_average(sites: Sequence[Site]) -> Proof:
         tried += Q * site.q.shape[1] * site.q.shape[0]
     return Proof(
         "equal scores",
-        "equal scores give the uniform average of the past: the largest difference is",
+        "equal scores give the uniform average of the past",
         worst,
         1e-5,
         tried,
