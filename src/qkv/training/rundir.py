@@ -24,6 +24,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -43,6 +44,7 @@ from qkv.models.checkpoint import (
 from qkv.models.config import ModelConfig, build, from_json, to_json
 from qkv.text import Tokenizer
 from qkv.training.config import TrainingConfig
+from qkv.training.locks import locked
 
 __all__ = ["RunDirectory"]
 
@@ -111,30 +113,13 @@ class RunDirectory:
             + "\n",
         )
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Hold the run for one process: two that trained it would tear each other's files.
 
-        Systems without such locks (Windows) do without.
-
         Raises:
-            CheckpointError: another process has it.
+            CheckpointError: on entering, where another process has it.
         """
-        try:
-            import fcntl
-        except ImportError:
-            yield
-            return
-        with (self.path / LOCK).open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise CheckpointError(
-                    f"a run at {self.path} that another process is training",
-                    "a run that is not under way",
-                    "wait until it ends, or stop that process",
-                ) from None
-            yield
+        return locked(self.path / LOCK)
 
     def read_config(self) -> tuple[ModelConfig, TrainingConfig, dict[str, Any]]:
         """Return what was asked of the run: model, training, data.
