@@ -14,6 +14,7 @@ from qkv.attention import (
     ALiBi,
     Causal,
     Full,
+    Given,
     Padding,
     Prefix,
     Window,
@@ -184,7 +185,7 @@ def test_the_three_paths_agree(groups: int, mask: Mask | None, dtype: torch.dtyp
     causal, seed = mask is not None, torch.ones(B, H, K, C, dtype=dtype)
     outcomes = {
         "sdpa": fused.through_sdpa(*tensors, causal=causal, scale=0.6),
-        "dense": fused.through_dense(*tensors, causal=causal, scale=0.6),
+        "table": fused.through_table(*tensors, mask=mask, bias=None, scale=0.6),
         "blocked": fused.through_tiles(*tensors, mask=mask, bias=None, scale=0.6, softcap=None)[0],
     }
     for mixed in outcomes.values():
@@ -203,15 +204,108 @@ def test_paths_are_chosen_as_measured() -> None:
     square, short = draw(torch.float32, queries=K, cv=C), draw(torch.float32, cv=C)
     assert path(square) == path(square, Causal()) == path(square, Full()) == "sdpa"
     assert path(short) == "sdpa"
-    assert path(short, Causal()) == path(square, Window(3)) == "blocked"
-    assert path(square, lse=True) == path(square, softcap=3.0) == "blocked"
     assert path(draw(torch.float32, queries=1, cv=C), Causal()) == "sdpa"
-    low = draw(torch.bfloat16, queries=K, cv=C)
-    assert path(low, Causal()) == "dense"
+    assert path(short, Causal()) == path(square, Window(3)) == "table"
+    assert path(square, lse=True) == path(square, softcap=3.0) == "blocked"
+    bias = torch.zeros(K, K)
+    assert path(square, bias=bias) == path(square, bias=ALiBi.standard(H)) == "table"
+    assert path(square, bias=bias.requires_grad_()) == "blocked"
     with torch.no_grad():
-        assert path(low, Causal()) == "sdpa"
+        assert path(square, bias=bias) == "table"
     strided = [tensor.mT.contiguous().mT for tensor in square]
-    assert path(strided, Causal()) == "blocked"
+    assert path(strided, Causal()) == path(draw(torch.float32)) == "blocked"
+
+
+def test_a_long_text_has_a_table_only_where_arrays_were_given() -> None:
+    long = 513
+    tensors = draw(torch.float32, queries=long, keys=long, cv=C)
+
+    def path(mask: Any = None, bias: Any = None) -> str:
+        return choose_path(*tensors, mask=mask, bias=bias, softcap=None, lse=False)
+
+    square, keys = np.ones((long, long), dtype=bool), np.ones((B, 1, 1, long), dtype=bool)
+    assert path(Window(3)) == path(bias=ALiBi.standard(H)) == "blocked"
+    assert path(Given(square)) == path(Given(keys)) == path(bias=torch.zeros(long, long)) == "table"
+    assert path(Given(square), torch.zeros(H, 1, 1)) == "blocked"
+    assert path(Given(square) & Causal()) == path(Given(square), ALiBi.standard(H)) == "blocked"
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("groups", [1, 3, 6])
+@pytest.mark.parametrize("queries", [1, Q])
+@pytest.mark.parametrize("name", MASKS)
+def test_tables_agree_with_numpy(name: str, queries: int, groups: int, dtype: torch.dtype) -> None:
+    tensors = draw(dtype, queries=queries, groups=groups, cv=C)
+    mask = MASKS[name]
+    if isinstance(mask, np.ndarray) and queries == 1:
+        mask = mask[..., :1, :]
+    compare_with_numpy(tensors, TOLERANCE[dtype], with_lse=False, mask=mask)
+    compare_with_numpy(
+        tensors, TOLERANCE[dtype], with_lse=False, mask=mask, bias=ALiBi.standard(H), scale=0.9
+    )
+
+
+@pytest.mark.parametrize("shape", [(B, H, Q, K), (H, 1, 1), (Q, K), (K,), (B, 1, 1, K), (1, 1)])
+def test_a_table_of_a_given_bias(shape: tuple[int, ...]) -> None:
+    bias = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    tensors = draw(cv=C)
+    for mask in (None, Causal(), Padding((0, K))):
+        found = attend(*tensors, mask=mask, bias=bias)
+        arrays = [tensor.detach().numpy() for tensor in tensors]
+        expected = steps(*arrays, mask=mask, bias=bias.numpy())
+        assert_close(found, expected.mixed, 1e-12)
+        wanted = attend_gradients(expected, np.ones(expected.mixed.shape))
+        for name, got in zip("qkv", torch.autograd.grad(found.sum(), tensors), strict=True):
+            assert_close(got, getattr(wanted, name), 1e-12)
+
+
+def test_keys_are_repeated_where_torch_cannot_share_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def record(q: Any, k: Any, v: Any, **options: Any) -> torch.Tensor:
+        asked.append((k.shape[1], v.shape[1], options["enable_gqa"]))
+        return torch.empty_like(q)
+
+    monkeypatch.setattr(fused, "scaled_dot_product_attention", record)
+    for dtype, table in (
+        (torch.float32, None),
+        (torch.bfloat16, None),
+        (torch.bfloat16, torch.zeros(1, 1, Q, K, device="meta")),
+    ):
+        elsewhere = [tensor.detach().to("meta") for tensor in draw(dtype, cv=C)]
+        fused._kernel(*elsewhere, table, causal=False, scale=None)
+    assert asked == [(H, H, False), (G, G, True), (H, H, False)]
+
+
+@pytest.mark.parametrize("mask", [Causal(), Window(30)])
+def test_bf16_of_wide_scores(mask: Mask) -> None:
+    """With scores in the hundreds, results and gradients are as exact as torch's own."""
+    generator = torch.Generator().manual_seed(2)
+    low = [
+        (torch.randn(2, 4, 64, 32, generator=generator) * size).bfloat16().requires_grad_()
+        for size in (4, 4, 1)
+    ]
+    exact = [tensor.detach().double().requires_grad_() for tensor in low]
+    seed = torch.randn(2, 4, 64, 32, generator=generator).bfloat16()
+    table = torch.from_numpy(mask.dense(64, 64))
+    everything = []
+    for call, inputs in (
+        (lambda *x: attend(*x, mask=mask), low),
+        (lambda *x: scaled_dot_product_attention(*x, attn_mask=table), low),
+        (lambda *x: scaled_dot_product_attention(*x, attn_mask=table), exact),
+    ):
+        mixed = call(*inputs)
+        gradients = torch.autograd.grad(mixed, inputs, seed.to(mixed.dtype))
+        everything.append([mixed.detach().double(), *(each.double() for each in gradients)])
+    for ours, torchs, truth in zip(*everything, strict=True):
+        assert (ours - truth).abs().max() <= 2 * (torchs - truth).abs().max()
+
+
+def test_a_bias_is_never_rounded_to_bf16() -> None:
+    low = [tensor.detach() for tensor in draw(torch.bfloat16, queries=K, cv=C)]
+    bias = torch.linspace(-250, -240, K).expand(K, K)
+    expected = attend(*(tensor.double() for tensor in low), bias=bias)
+    assert_close(attend(*low, bias=bias), expected, 0.01)
 
 
 @pytest.mark.parametrize("groups", [1, 6])
@@ -229,7 +323,7 @@ def test_bf16_against_fp64(groups: int) -> None:
     plain = [
         with_lse,
         fused.through_sdpa(*low, causal=True, scale=None),
-        fused.through_dense(*low, causal=True, scale=None),
+        fused.through_table(*low, mask=Causal(), bias=None, scale=None),
     ]
     for mixed in plain:
         assert mixed.dtype is torch.bfloat16
@@ -259,6 +353,18 @@ def test_rows_that_allow_nothing_on_every_path(dtype: torch.dtype) -> None:
         gradients = torch.autograd.grad((mixed, lse), tensors, seeds)
         assert all(gradient.isfinite().all() for gradient in gradients)
         assert (gradients[0][:, :, empty] == 0).all()
+        if "softcap" in options:
+            continue
+        path = choose_path(*tensors, mask=None, bias=options.get("bias"), softcap=None, lse=False)
+        assert path in ("sdpa", "table")
+        alone = attend(*tensors, **options)
+        assert (alone[:, :, empty] == 0).all()
+        assert_close(alone, mixed.detach().double(), 0.01)
+        wanted = torch.autograd.grad(attend(*tensors, return_lse=True, **options)[0].sum(), tensors)
+        found = torch.autograd.grad(alone.sum(), tensors)
+        assert (found[0][:, :, empty] == 0).all()
+        for got, exact in zip(found, wanted, strict=True):
+            assert_close(got, exact.double(), 0.015)
     keyless = draw(dtype, keys=0, cv=C)
     for options in ({}, {"mask": Causal()}):
         assert (attend(*keyless, **options) == 0).all()
@@ -312,10 +418,23 @@ def test_a_mode_sees_the_call_itself() -> None:
 
 def test_autocast_changes_nothing() -> None:
     tensors = draw(torch.float32, queries=K, cv=C)
-    for options in ({"mask": Causal()}, {"mask": Window(5)}):
+    bias = torch.randn(K, K, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    cases: list[dict[str, Any]] = [
+        {"mask": Causal()},
+        {"mask": Window(5)},
+        {"mask": Window(5), "softcap": 3.0},
+        {"bias": bias},
+    ]
+    for options in cases:
+        inputs = [*tensors, *([bias] if "bias" in options else [])]
         expected = attend(*tensors, **options)
+        wanted = torch.autograd.grad(expected.sum(), inputs)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert (attend(*tensors, **options) == expected).all()
+            mixed = attend(*tensors, **options)
+            found = torch.autograd.grad(mixed.sum(), inputs)
+        assert (mixed == expected).all()
+        for got, gradient in zip(found, wanted, strict=True):
+            assert (got == gradient).all()
 
 
 def test_without_gradients_the_same() -> None:

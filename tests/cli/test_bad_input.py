@@ -204,3 +204,29 @@ def test_no_network_falls_back_and_says_so(
     assert "taking the corpus plays instead" in ended.err
     assert "taking the corpus python instead" in ended.err
     assert json.loads((run / "config.json").read_text())["data"]["source"] == "python"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--set", "layers=9"),
+        ("--budget", "10M"),
+        ("--preset", "gpt2"),
+        ("--seed", "3"),
+        ("--dry-run",),
+    ],
+)
+def test_resume_takes_no_other_settings(
+    options: tuple[str, ...], refused: Callable[..., str], trained: Path
+) -> None:
+    assert f"{options[0]} " in refused("train", "--resume", trained, *options)
+
+
+@pytest.mark.parametrize("value", ["0,003", "1,5", "1,00"])
+def test_a_comma_is_no_decimal_point(
+    value: str, refused: Callable[..., str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert "learning_rate" in refused("train", "--set", f"learning_rate={value}", "--out", out)
+    assert "budget" in refused("train", "--budget", f"{value}M", "--out", out)
+    assert not out.exists()

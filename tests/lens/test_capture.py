@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from qkv.attention import ALiBi, Causal, Padding, Window, attend, steps
 from qkv.errors import QkvError, ShapeError
-from qkv.lens import Trace, capture
+from qkv.lens import Site, Trace, capture
 
 B, H, G, Q, K, C = 2, 6, 3, 5, 7, 4
 
@@ -126,6 +126,50 @@ def _numbers(x: Tensor) -> np.ndarray:
     return x.double().numpy()
 
 
+def equal_scores(site: Site) -> np.ndarray:
+    """The kernel's weights for queries of zeros, without what is added to scores, (B, H, Q, K)."""
+    v = torch.eye(K).expand(site.B, site.G, K, K)
+    return site.mix(v, torch.zeros_like(site.q), biased=False).double().numpy()
+
+
+BIASES = [None, ALiBi.standard(H), torch.randn(1, H, 1, K), torch.ones(K)]
+
+
+@pytest.mark.parametrize("bias", BIASES, ids=["none", "alibi", "of a head", "of a key"])
+@pytest.mark.parametrize("queries", [K, Q])
+def test_the_same_call_with_other_queries(queries: int, bias: Any) -> None:
+    q, k, v = draw(queries=queries, groups=G)
+    with capture() as trace:
+        attend(q, k, v, mask=Causal(), bias=bias, softcap=2.0)
+    site = trace.layers[0]
+    past = np.tril(np.ones((K, K)))[-queries:]
+    even = np.broadcast_to(past / past.sum(-1, keepdims=True), (1, H, queries, K))
+    assert equal_scores(site) == pytest.approx(even, abs=1e-6)
+    assert torch.equal(site.mix(v, q.flip(2)), attend(q.flip(2), k, v, mask=Causal(), bias=bias,
+                                                      softcap=2.0))  # fmt: skip
+
+
+@pytest.mark.parametrize("which", range(7))
+def test_the_same_sdpa_with_other_queries(which: int) -> None:
+    q, k, v = draw(queries=Q)
+    with capture() as trace:
+        F.scaled_dot_product_attention(q, k, v, **sdpa_masks(Q)[which])
+    site = trace.layers[0]
+    allowed = np.broadcast_to(site.mask.dense(Q, K), (1, H, Q, K))
+    even = allowed / allowed.sum(-1, keepdims=True)
+    assert equal_scores(site) == pytest.approx(even, abs=1e-6)
+
+
+def test_a_bias_that_forbids_goes_on_forbidding() -> None:
+    q, k, v = draw()
+    causal = torch.full((K, K), -torch.inf).triu(1)
+    with capture() as trace:
+        attend(q, k, v, bias=causal + torch.randn(K, K).tril())
+    past = np.tril(np.ones((K, K)))
+    even = np.broadcast_to(past / past.sum(-1, keepdims=True), (1, H, K, K))
+    assert equal_scores(trace.layers[0]) == pytest.approx(even, abs=1e-6)
+
+
 def test_bf16_maps_show_what_the_kernel_was_given() -> None:
     q, k, v = (x.bfloat16() for x in draw())
     with capture() as trace:
@@ -203,6 +247,8 @@ def test_errors_say_what_to_do() -> None:
         trace[0, H]
     with pytest.raises(ShapeError, match=r"as site\.v"):
         trace.layers[0].mix(v[:, :1])
+    with pytest.raises(ShapeError, match=r"as site\.q"):
+        trace.layers[0].mix(v, q[:, :, :1])
     with capture() as empty:
         torch.ones(3).sum()
     assert len(empty) == 0

@@ -173,3 +173,24 @@ def test_counted_bigram_of_shakespeare(shakespeare: str, tmp_path: Path) -> None
     assert 2.45 <= row.loss <= 2.50
     model = RunDirectory(row.run).latest().model
     assert evaluate(model, data.validation).tokens == len(data.validation) - 1
+
+
+@pytest.mark.slow
+def test_the_default_ladder_reaches_what_is_promised(
+    shakespeare: str, full: bool, tmp_path: Path
+) -> None:
+    """The figures that the README's first command shows, at its own budget."""
+    if not full:
+        pytest.skip("takes over a minute: run with --full")
+    text = Data.prepare(corpus_from_text(shakespeare, name="shakespeare"))
+    plan = Plan(
+        rungs=[rung.name for rung in LADDER], tokens=1_000_000, seed=0, source="shakespeare",
+        tokenizer="char", prompt="ROMEO:", settings={},
+    )  # fmt: skip
+    loss = {row.name: row.loss for row in results(list(climb(tmp_path / "ladder", plan, text)))}
+    assert 2.45 <= loss["bigram-counts"] <= 2.50
+    attending = ("one-head", "heads", "feed-forward", "residual", "norm", "transformer")
+    assert all(loss[name] < loss["bigram-counts"] for name in attending)
+    assert list(attending) == sorted(attending, key=lambda name: -loss[name])
+    assert loss["one-head"] < 2.45
+    assert loss["transformer"] <= 1.80

@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import qkv.attention.fused
 import qkv.models.rungs
 import qkv.models.transformer
-from qkv.attention import attend
+from qkv.attention import Causal, Window, attend
 from qkv.errors import TextError
 from qkv.models import RungConfig, TransformerConfig, build_model
+from qkv.models.transformer import Attention
 from qkv.training import TrainingConfig, TrainingState, train
 from qkv.training.proofs import measure_influence, prove
 from qkv.training.run import Data
@@ -53,10 +55,10 @@ def verdicts(model: nn.Module, data: Data) -> dict[str, bool]:
 
 @pytest.mark.parametrize("kind", ATTENTION)
 def test_every_rung_with_attention_keeps_every_law(kind: str, data: Data) -> None:
-    model = rung(kind, data)
+    model = trained(rung(kind, data), data)
     expected = {"lower-triangular": True, "no future": True, "equal scores": True}
     assert verdicts(model, data) == expected
-    assert verdicts(trained(model, data), data) == expected
+    assert not any(proof.note for proof in prove(model, data.validation))
 
 
 @pytest.mark.parametrize("fields", TRANSFORMERS, ids=str)
@@ -76,7 +78,46 @@ def test_every_transformer_keeps_every_law(fields: dict[str, Any], data: Data, t
 def test_rungs_without_attention_are_held_to_the_one_law_that_applies(
     kind: str, data: Data
 ) -> None:
-    assert verdicts(rung(kind, data), data) == {"no future": True}
+    assert verdicts(trained(rung(kind, data), data), data) == {"no future": True}
+
+
+@pytest.mark.parametrize("kind", ["bigram", "rnn", "heads"])
+def test_logits_that_depend_on_no_token_show_nothing(kind: str, data: Data) -> None:
+    model = rung(kind, data)  # untrained: its unembedding, or its table, is zero
+    law = next(proof for proof in prove(model, data.validation) if proof.name == "no future")
+    assert (law.worst, law.shown, law.holds) == (0.0, False, False)
+    assert law.note == "shows nothing: no logit depends on any token"
+    assert sum(not proof.holds for proof in prove(model, data.validation)) == 1
+
+
+def test_a_model_that_looks_at_nothing_by_design_holds_by_itself(data: Data) -> None:
+    (law,) = prove(rung("uniform", data), data.validation)
+    assert law.holds
+    assert "looks at no token" in law.note
+
+
+@pytest.mark.parametrize(
+    ("windows", "claim"),
+    [
+        ((None,), "equal scores give the uniform average of the past"),
+        ((11,), "equal scores give the uniform average of the past"),
+        ((4,), "equal scores average the last 4 tokens"),
+        ((1,), "equal scores average the last 1 token"),
+        ((2, 4), "equal scores average the last 2 to 4 tokens"),
+        ((None, 4), "equal scores average the last 4 or all tokens"),
+    ],
+)
+def test_a_window_is_part_of_the_claim(
+    windows: tuple[int | None, ...], claim: str, data: Data, tiny: Tiny
+) -> None:
+    model = build_model(tiny())
+    attentions = [part for part in model.modules() if isinstance(part, Attention)]
+    for attention, window in zip(attentions, windows * 2, strict=False):
+        attention.mask = Window(window) if window else Causal()
+    proofs = {proof.name: proof for proof in prove(model, data.validation)}
+    assert proofs["equal scores"].holds
+    assert proofs["equal scores"].claim == claim
+    assert all(len(proof.claim) <= 52 for proof in proofs.values())
 
 
 def cheat(monkeypatch: pytest.MonkeyPatch, kernel: Callable[..., Tensor]) -> None:
@@ -97,14 +138,46 @@ def mask_after_softmax(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
     return scores.softmax(-1).tril() @ v
 
 
+def not_itself(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
+    T = q.shape[2]
+    return attend(q, k, v, mask=torch.ones(T, T, dtype=torch.bool).tril(-1))
+
+
 @pytest.mark.parametrize("kernel", [without_mask, off_by_one])
-def test_seeing_the_future_breaks_both_laws(
+def test_seeing_the_future_breaks_all_laws(
     kernel: Callable[..., Tensor], data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cheat(monkeypatch, kernel)
     found = verdicts(trained(rung("heads", data), data), data)
-    assert not found["lower-triangular"]
-    assert not found["no future"]
+    assert found == {"lower-triangular": False, "no future": False, "equal scores": False}
+
+
+def test_a_token_that_does_not_see_itself_breaks_the_average(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cheat(monkeypatch, not_itself)
+    found = verdicts(trained(rung("heads", data), data), data)
+    assert found == {"lower-triangular": True, "no future": True, "equal scores": False}
+
+
+def test_a_bias_does_not_hide_that_there_is_no_mask(
+    data: Data, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unmasked(q: Tensor, k: Tensor, v: Tensor, *, bias: Any, **_: Any) -> Tensor:
+        return attend(q, k, v, bias=bias)
+
+    monkeypatch.setattr(qkv.models.transformer, "attend", unmasked)
+    found = verdicts(trained(build_model(tiny(positions="alibi")), data), data)
+    assert found == {"lower-triangular": False, "no future": False, "equal scores": False}
+
+
+def test_a_kernel_that_masks_after_the_softmax_breaks_the_average(
+    data: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained(rung("heads", data), data)
+    monkeypatch.setattr(qkv.attention.fused, "through_sdpa", mask_after_softmax)
+    found = verdicts(model, data)
+    assert found == {"lower-triangular": True, "no future": False, "equal scores": False}
 
 
 def test_masking_after_the_softmax_is_found_out(
@@ -135,7 +208,8 @@ def test_numbers_that_are_none_prove_nothing(data: Data) -> None:
     model = rung("heads", data)
     with torch.no_grad():
         next(model.parameters()).fill_(math.nan)
-    assert not verdicts(model, data)["no future"]
+    assert not any(verdicts(model, data).values())
+    assert not any(proof.note for proof in prove(model, data.validation))
 
 
 def test_too_little_text_to_prove_anything_on(data: Data) -> None:
@@ -168,3 +242,32 @@ def test_window_limits_influence(data: Data, tiny: Tiny) -> None:
     model = trained(build_model(tiny(window=3, layers=1, context=16)), data)
     assert 1 < measure_influence(model, data.validation).reach <= 3
     assert model.training, "the model is left in the mode it was in"
+
+
+@pytest.mark.parametrize("window", [20, 50])
+def test_the_reach_of_a_window_is_exact(window: int, data: Data, tiny: Tiny) -> None:
+    torch.manual_seed(2)
+    model = trained(build_model(tiny(window=window, layers=1, context=64)), data)
+    influence = measure_influence(model, data.validation)
+    assert window - 1 not in influence.distances
+    assert influence.reach == window
+
+
+class Distant(nn.Module):
+    """It looks at the last token and at one far back, and at none between."""
+
+    def __init__(self, back: int, vocab: int) -> None:
+        super().__init__()
+        self.back, self.config = back, RungConfig("bigram", vocab=vocab, context=64)
+        self.table = torch.randn(vocab, vocab, generator=torch.Generator().manual_seed(1))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        logits = self.table[tokens]
+        logits[:, self.back :] += self.table[tokens[:, : -self.back]]
+        return logits
+
+
+@pytest.mark.parametrize("back", [5, 37, 62, 63])
+def test_reach_is_exact_where_influence_does_not_fade_evenly(back: int, data: Data) -> None:
+    model = Distant(back, data.tokenizer.size)
+    assert measure_influence(model, data.validation).reach == back + 1

@@ -16,10 +16,17 @@ import torch
 
 import qkv.models.checkpoint
 from qkv.errors import CheckpointError, ResourceError, TextError, TrainingError
-from qkv.models import TransformerConfig
+from qkv.models import TransformerConfig, build_model
 from qkv.models.checkpoint import load_checkpoint
 from qkv.text import corpus_from_text
-from qkv.training import Evaluation, RunDirectory, StepReport, TrainingConfig
+from qkv.training import (
+    Evaluation,
+    RunDirectory,
+    StepReport,
+    TrainingConfig,
+    TrainingState,
+    train,
+)
 from qkv.training.run import Data, Evaluated, Sampled, Saved, drive, start
 
 Tiny = Callable[..., TransformerConfig]
@@ -241,3 +248,46 @@ def test_a_run_is_trained_by_one_process_at_a_time(tmp_path: Path) -> None:
         pass
     with run.lock():  # and it is free again
         pass
+
+
+def test_a_damaged_newest_checkpoint_pushes_no_good_one_out(
+    begin: Callable[..., RunDirectory], data: Data
+) -> None:
+    run = begin(keep=2, save_every=3)
+    with closing(drive(run, data)) as events:
+        for event in events:
+            if isinstance(event, Saved) and event.step == 12:
+                break
+    newest = run.checkpoints()[-1]
+    (newest / "model.safetensors").write_bytes(b"torn")
+    with closing(drive(run, data)) as events:
+        next(event for event in events if isinstance(event, StepReport))
+    assert run.latest().step == 10  # from 9, one step on, saved when closed
+    assert (newest.parent / f"damaged-{newest.name}").is_dir()
+
+
+def test_an_interrupt_while_weights_are_lent_mixes_no_two_sets(
+    begin: Callable[..., RunDirectory], data: Data, tiny: Tiny
+) -> None:
+    config = TrainingConfig(**{**SETTINGS, "average": 0.9})
+    state = TrainingState(build_model(tiny()), config)
+    next(iter(train(state, data.train, config)))
+    before = {name: p.detach().clone() for name, p in state.model.named_parameters()}
+    with pytest.raises(KeyboardInterrupt), state.averaged():
+        raise KeyboardInterrupt
+    for name, p in state.model.named_parameters():
+        assert torch.equal(p, before[name])
+
+
+def test_gradients_of_an_interrupted_step_are_not_added(data: Data, tiny: Tiny) -> None:
+    config = TrainingConfig(**{**SETTINGS, "average": 0.0})
+    losses = []
+    for interrupted in (False, True):
+        torch.manual_seed(0)
+        state = TrainingState(build_model(tiny()), config)
+        if interrupted:
+            for p in state.model.parameters():
+                p.grad = torch.ones_like(p)
+        steps = zip(range(3), train(state, data.train, config), strict=False)
+        losses.append([report.loss for _, report in steps])
+    assert losses[0] == losses[1]

@@ -2,27 +2,41 @@
 
 Three ways to the same numbers; `attend` takes the fastest that is exact for the case:
 
-* **sdpa**: torch's own kernel, for no mask or plain causal, without bias, softcap or lse;
-* **dense**: the whole pattern at once, where it is small and torch's kernel slow (bf16 training);
-* **blocked**: tiles with an online softmax (`tiles`), for everything else.
+* **sdpa**: torch's own kernel, for no mask or plain causal;
+* **table**: the same kernel, given mask and bias as one table to add, where that table is small or
+  no larger than what the caller gave;
+* **blocked**: tiles with an online softmax (`tiles`), for everything else: lse, softcap, a bias
+  that learns, long texts under a mask object.
 
-Measured forward + backward, causal, 2 cores of an AVX-512 Xeon without AMX, torch 2.13
-(B, H, T, C; ms):
+Types below fp32 are widened for torch's kernel where a gradient is wanted on the CPU (it is faster
+and more precise) and where there is a bias (bf16 would round -250 to the nearest 1).
 
-======================  ============  =============  ============  =============
-size                    fp32 sdpa     fp32 dense     bf16 sdpa     bf16 dense
-======================  ============  =============  ============  =============
-(64, 4, 64, 32)         4.0           4.9            36.9          5.2
-(64, 8, 64, 16)         7.1           5.9            56.5          6.9
-(16, 6, 256, 64)        38.9          38.3           79.8          40.9
-(4, 6, 512, 64)         34.1          40.4           53.4          44.6
-(2, 6, 1024, 64)        46.9          141            75.5          102
-======================  ============  =============  ============  =============
+Measured forward + backward, one core of an AVX-512 Xeon without AMX, torch 2.13, milliseconds of
+processor time, the least of 3 to 7 runs on a busy machine (B, H, T, C):
 
-Without a gradient sdpa won everywhere. So dense is for bf16 with a gradient and up to 512 keys; in
-fp32 the two tie where patterns are small. Blocked costs about twice sdpa in fp32, 69 ms against 34
-at (16, 6, 256, 64) and 351 ms against 184 at (1, 4, 4096, 64). One query against 64 keys takes 16
-microseconds, 5 of them here.
+==================  ==========  ==========  ==========  ============
+causal              fp32 sdpa   bf16 sdpa   bf16 wide   fp32 blocked
+==================  ==========  ==========  ==========  ============
+(64, 4, 64, 32)     @a
+(16, 6, 256, 64)    @b
+(2, 6, 1024, 64)    @c
+(1, 4, 4096, 64)    @d
+==================  ==========  ==========  ==========  ============
+
+==================  ===========  ===========  ===========  ===========
+fp32                window T/8   window T/8   boolean T²   boolean T²
+                    table        blocked      table        blocked
+==================  ===========  ===========  ===========  ===========
+(64, 4, 64, 32)     8.5          25           7.9          24
+(16, 6, 256, 64)    62           66           66           230
+(4, 6, 512, 64)     54           50           56           242
+(2, 6, 1024, 64)    107          90           113          495
+(1, 4, 2048, 64)    148          114          170          672
+(1, 4, 4096, 64)    598          278          688          2546
+==================  ===========  ===========  ===========  ===========
+
+So a mask object becomes a table up to 512 x 512 cells: beyond, tiles skip what it forbids. Booleans
+and biases given as arrays are a table at any length.
 """
 
 from __future__ import annotations
@@ -31,31 +45,26 @@ import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, cast, overload
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import handle_torch_function, has_torch_function
 
-from qkv.attention.masking import Full, Mask, as_mask
+from qkv.attention.masking import Full, Given, Mask, as_mask, fit
 from qkv.attention.masks import Causal
 from qkv.attention.shapes import check_bias, check_heads, check_options
-from qkv.attention.tiles import (
-    Bias,
-    Scoring,
-    TileBias,
-    attend_backward,
-    attend_forward,
-    per_group,
-)
+from qkv.attention.steps import BiasTiles
+from qkv.attention.tiles import Bias, Scoring, attend_backward, attend_forward
 from qkv.errors import ShapeError
 
 __all__ = ["attend", "choose_path"]
 
-Path: TypeAlias = Literal["sdpa", "dense", "blocked"]
+Path: TypeAlias = Literal["sdpa", "table", "blocked"]
 
-# See the table above: beyond this many keys the dense path loses to sdpa even in bf16.
-DENSE_KEYS = 512
+# See the tables above: beyond this many cells, Q times K, tiles are faster under a mask object.
+TABLE_CELLS = 512**2
 
 
 @overload
@@ -175,35 +184,44 @@ def _check(q: Tensor, k: Tensor, v: Tensor, scale: float | None, softcap: float 
 
 
 def choose_path(
-    q: Tensor, k: Tensor, v: Tensor, *, mask: object, bias: object, softcap: object, lse: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None,
+    bias: Bias,
+    softcap: float | None,
+    lse: bool,
 ) -> Path:
-    """The fastest path that is exact: "sdpa", "dense" or "blocked" (see the top of this file).
+    """The fastest path that is exact: "sdpa", "table" or "blocked" (see the top of this file).
 
     >>> x = torch.ones(1, 2, 5, 4)
     >>> choose_path(x, x, x, mask=Causal(), bias=None, softcap=None, lse=False)
     'sdpa'
     """
     queries, keys = q.shape[2], k.shape[2]
-    if lse or bias is not None or softcap is not None or not queries or not keys:
+    if lse or softcap is not None or not queries or not keys:
+        return "blocked"
+    # torch's kernel of linear memory wants one width for k and v, and wants it contiguous.
+    if q.shape[3] != v.shape[3] or not q.stride(3) == k.stride(3) == v.stride(3) == 1:
         return "blocked"
     # torch's is_causal is aligned at the top left: right only with as many queries as keys. A
     # single query, being the last token, sees all keys.
     plain = mask is None or isinstance(mask, Full)
-    if not plain and not (isinstance(mask, Causal) and queries in (1, keys)):
+    if bias is None and (plain or (isinstance(mask, Causal) and queries in (1, keys))):
+        return "sdpa"
+    # For a bias that learns torch would keep whole patterns.
+    if isinstance(bias, Tensor) and bias.requires_grad and torch.is_grad_enabled():
         return "blocked"
-    if (
-        q.dtype is torch.bfloat16
-        and keys <= DENSE_KEYS
-        and queries <= DENSE_KEYS
-        and q.device.type == "cpu"
-        and torch.is_grad_enabled()
-        and (q.requires_grad or k.requires_grad or v.requires_grad)
-    ):
-        return "dense"
-    # torch's kernel of linear memory wants one width for k and v, and wants it contiguous.
-    if q.shape[3] != v.shape[3] or not q.stride(3) == k.stride(3) == v.stride(3) == 1:
+    if queries * keys <= TABLE_CELLS:
+        return "table"
+    arrays = [] if plain else [mask.table if isinstance(mask, Given) else mask]
+    arrays += [] if bias is None else [bias]
+    shapes = [tuple(array.shape) for array in arrays if isinstance(array, np.ndarray | Tensor)]
+    if len(shapes) < len(arrays):
         return "blocked"
-    return "sdpa"
+    cells = math.prod(np.broadcast_shapes(*shapes))
+    return "table" if cells <= max(map(math.prod, shapes)) else "blocked"
 
 
 def _attend(
@@ -217,45 +235,109 @@ def _attend(
     softcap: float | None,
     lse: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
+    if mask is not None or bias is not None:
+        mask = _check_terms(mask, bias, (*q.shape[:3], k.shape[2]))
     path = choose_path(q, k, v, mask=mask, bias=bias, softcap=softcap, lse=lse)
-    causal = mask is not None and not isinstance(mask, Full) and q.shape[2] != 1
     if path == "sdpa":
+        causal = mask is not None and not isinstance(mask, Full) and q.shape[2] != 1
         return through_sdpa(q, k, v, causal=causal, scale=scale)
-    if path == "dense":
-        return through_dense(q, k, v, causal=causal, scale=scale)
+    if path == "table":
+        return through_table(q, k, v, mask=mask, bias=bias, scale=scale)
     both = through_tiles(q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap)
     return both if lse else both[0]
 
 
+def _check_terms(mask: Any, bias: Any, target: tuple[int, ...]) -> Mask:
+    """The mask as an object, after checking that mask and bias fit scores of shape `target`."""
+    asked = as_mask(mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask)
+    asked.check(target)
+    if isinstance(bias, Tensor):
+        check_bias(bias.shape, target)
+    elif bias is not None:
+        if not isinstance(bias, BiasTiles):
+            raise ShapeError(
+                f"a bias of type {type(bias).__name__}",
+                "a tensor or an object with .tile, as q is a tensor",
+                "convert it with torch.from_numpy",
+            )
+        corner = bias.tile(range(1), range(1), queries=target[2], keys=target[3])
+        check_bias(corner.shape, target)
+    return asked
+
+
+def _learns(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    return torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+
+
 def through_sdpa(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None) -> Tensor:
     """torch's own kernel; causal only with as many queries as keys."""
+    if q.dtype.itemsize < 4 and q.device.type == "cpu" and _learns(q, k, v):
+        wide = through_sdpa(q.float(), k.float(), v.float(), causal=causal, scale=scale)
+        return wide.to(q.dtype)
     batch, heads, queries, width = q.shape
     groups = k.shape[1]
-    if heads == groups:
-        return scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
-    if queries == 1:
+    if heads != groups and queries == 1:
         # One query: a group's heads stand as rows below its keys, and nothing is repeated.
         rows = q.reshape(batch, groups, heads // groups, width)
         mixed = scaled_dot_product_attention(rows, k, v, scale=scale)
         return mixed.reshape(batch, heads, 1, v.shape[3])
-    return scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=True)
+    return _kernel(q, k, v, None, causal=causal, scale=scale)
 
 
-def through_dense(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None) -> Tensor:
-    """The whole pattern at once, three batched products; for patterns small enough to keep.
+def _kernel(
+    q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, *, causal: bool, scale: float | None
+) -> Tensor:
+    """torch's kernel, with the keys and values of a group shared or, where it must be, repeated."""
+    grouped = q.shape[1] != k.shape[1]
+    if grouped and q.device.type != "cpu" and (q.dtype.itemsize >= 4 or table is not None):
+        # There only flash attention shares keys, which takes neither fp32 nor a table: torch would
+        # fall back to whole patterns. Repeating k and v is linear in T.
+        sharing = q.shape[1] // k.shape[1]
+        k, v = k.repeat_interleave(sharing, 1), v.repeat_interleave(sharing, 1)
+        grouped = False
+    return scaled_dot_product_attention(
+        q, k, v, attn_mask=table, is_causal=causal, scale=scale, enable_gqa=grouped
+    )
 
-    Scores are rounded to q's type once; softmax sums in fp32 inside, whatever that type.
+
+def through_table(
+    q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, bias: Bias, scale: float | None
+) -> Tensor:
+    """torch's own kernel, given bias and mask as one table that is added to the scores."""
+    dtype = q.dtype
+    if dtype.itemsize < 4 and (bias is not None or (q.device.type == "cpu" and _learns(q, k, v))):
+        q, k, v = q.float(), k.float(), v.float()
+    table, empty = _table(q, (*q.shape[:3], k.shape[2]), mask, bias)
+    mixed = _kernel(q, k, v, table, causal=False, scale=scale)
+    if empty is not None:
+        mixed = mixed.masked_fill(empty, 0.0)
+    return mixed.to(dtype)
+
+
+def _table(
+    q: Tensor, target: tuple[int, ...], mask: Mask | None, bias: Bias
+) -> tuple[Tensor, Tensor | None]:
+    """Bias, -inf where forbidden, in q's type; and the rows that allow nothing, if there are any.
+
+    Those rows have zeros in the table: what torch makes of a row of -inf differs by kernel.
     """
-    (batch, heads, queries, width), (groups, keys) = q.shape, k.shape[1:3]
-    rows = per_group(q, groups).flatten(0, 1)  # (B*G, H/G * Q, C)
-    forbidden = q.new_zeros(1)
-    if causal:
-        forbidden = q.new_full((queries, keys), -math.inf).triu_(1).repeat(heads // groups, 1)
-    scale = width**-0.5 if scale is None else scale
-    # The mask is what the product is added to: no pass over the scores of its own.
-    scores = torch.baddbmm(forbidden, rows, k.flatten(0, 1).mT, alpha=scale)
-    mixed = scores.softmax(-1).bmm(v.flatten(0, 1))  # (B*G, H/G * Q, Cv)
-    return mixed.view(batch, heads, queries, v.shape[3])
+    queries, keys = target[2:]
+    if bias is None:
+        table = q.new_zeros(1, 1, 1, 1)
+    else:
+        if not isinstance(bias, Tensor):
+            tile = bias.tile(range(queries), range(keys), queries=queries, keys=keys)
+            bias = torch.from_numpy(np.ascontiguousarray(tile))
+        table = bias.detach().to(q)
+        table = table[(None,) * (4 - table.ndim)]
+    if mask is not None and not isinstance(mask, Full):
+        allowed = mask.table if isinstance(mask, Given) else mask.dense(queries, keys)
+        forbidden = torch.from_numpy(~fit(allowed, target)).to(q.device)
+        table = table.masked_fill(forbidden, -math.inf)
+    empty = table.amax(-1, keepdim=True) == -math.inf
+    if not empty.any():
+        return table, None
+    return table.masked_fill(empty, 0.0), empty
 
 
 def through_tiles(
@@ -270,19 +352,7 @@ def through_tiles(
 ) -> tuple[Tensor, Tensor]:
     """Tiles with an online softmax; serves every case, and gives lse."""
     (batch, heads, queries, width), (groups, keys) = q.shape, k.shape[1:3]
-    target = (batch, heads, queries, keys)
-    asked = as_mask(mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask)
-    asked.check(target)
-    if isinstance(bias, Tensor):
-        check_bias(bias.shape, target)
-    elif bias is not None:
-        if not isinstance(bias, TileBias):
-            raise ShapeError(
-                f"a bias of type {type(bias).__name__}",
-                "a tensor or an object with .tile, as q is a tensor",
-                "convert it with torch.from_numpy",
-            )
-        check_bias(bias.tile(range(1), range(1), queries=queries, keys=keys).shape, target)
+    asked = _check_terms(mask, bias, (batch, heads, queries, keys))
     how = Scoring(
         mask=asked,
         bias=bias,
@@ -320,6 +390,10 @@ class _Blocked(torch.autograd.Function):
         if d_mixed is None:
             d_mixed = torch.zeros_like(mixed)
         with_bias = bias is not None and ctx.needs_input_grad[3]
-        sums = attend_backward(q, k, v, mixed, lse, d_mixed, d_lse, ctx.how, with_bias=with_bias)
+        # Backward may run under the caller's autocast, though forward did not.
+        with torch.autocast(q.device.type, enabled=False):
+            sums = attend_backward(
+                q, k, v, mixed, lse, d_mixed, d_lse, ctx.how, with_bias=with_bias
+            )
         d_bias = None if sums.bias is None else sums.bias.to(bias.dtype)
         return sums.q.to(q.dtype), sums.k.to(k.dtype), sums.v.to(v.dtype), d_bias, None

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,22 +20,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qkv.attention.masking import Mask
+from qkv.attention.steps import BiasTiles
 
-__all__ = ["Scoring", "TileBias", "attend_backward", "attend_forward"]
-
-
-@runtime_checkable
-class TileBias(Protocol):
-    """A bias that is asked for by the tile, such as `ALiBi`."""
-
-    def tile(
-        self, rows: range, cols: range, *, queries: int, keys: int
-    ) -> Float[np.ndarray, "*B rows cols"]:
-        """The bias at some rows and columns, broadcastable to (B, H, rows, cols)."""
-        ...
+__all__ = ["Scoring", "attend_backward", "attend_forward"]
 
 
-Bias: TypeAlias = "Tensor | TileBias | None"
+Bias: TypeAlias = "Tensor | BiasTiles | None"
 
 
 @dataclass(frozen=True)
@@ -77,7 +67,7 @@ class Scoring:
 
         q: (B, H, rows, C), scaled already. k: (B, G, cols, C).
         """
-        scores = per_group(q, self.keys_heads) @ k.mT
+        scores = stack_heads(q, self.keys_heads) @ k.mT
         scores = scores.view(q.shape[0], self.heads, len(rows), len(cols))
         bent = None
         if self.softcap is not None:
@@ -109,7 +99,7 @@ def tile_index(
     return (..., cut_rows, cut_cols) if bias.ndim > 1 else (cut_cols,)
 
 
-def per_group(x: Tensor, groups: int) -> Tensor:
+def stack_heads(x: Tensor, groups: int) -> Tensor:
     """(B, H, rows, C) as (B, G, H/G * rows, C): the heads of a group one below the other.
 
     So one product with the group's k or v serves all its heads, and k and v are never repeated.
@@ -160,7 +150,7 @@ def attend_forward(
             # What was summed against the old maximum is brought down to the new one.
             shrink = (highest - level).exp_()
             total = total.mul_(shrink).add_(weights.sum(-1, keepdim=True))
-            fresh = per_group(weights, how.keys_heads) @ _cut(v, cols)
+            fresh = stack_heads(weights, how.keys_heads) @ _cut(v, cols)
             summed = summed.mul_(shrink).add_(fresh.view_as(summed))
             highest = raised
         here = slice(rows.start, rows.stop)
@@ -219,8 +209,8 @@ def attend_backward(  # noqa: PLR0917 (what was saved, in its order)
             k_cols, v_cols = _cut(k, cols), _cut(v, cols)
             scores, bent = how.score(q_rows, k_cols, rows, cols, masked=masked)
             pattern = scores.sub_(level).exp_()
-            sums.v[:, :, there] += per_group(pattern, groups).mT @ per_group(d_rows, groups)
-            d_scores = (per_group(d_rows, groups) @ v_cols.mT).view_as(pattern)
+            sums.v[:, :, there] += stack_heads(pattern, groups).mT @ stack_heads(d_rows, groups)
+            d_scores = (stack_heads(d_rows, groups) @ v_cols.mT).view_as(pattern)
             d_scores = d_scores.sub_(drop).mul_(pattern)
             if sums.bias is not None:
                 index = tile_index(sums.bias, rows, cols)
@@ -228,7 +218,7 @@ def attend_backward(  # noqa: PLR0917 (what was saved, in its order)
                 part += d_scores.sum_to_size(part.shape)
             if bent is not None:
                 d_scores = d_scores.mul_(1 - bent * bent)
-            stacked = per_group(d_scores, groups)
+            stacked = stack_heads(d_scores, groups)
             sums.q[:, :, here] += (stacked @ k_cols).view_as(q_rows).mul_(how.scale)
-            sums.k[:, :, there] += stacked.mT @ per_group(q_rows, groups)
+            sums.k[:, :, there] += stacked.mT @ stack_heads(q_rows, groups)
     return sums

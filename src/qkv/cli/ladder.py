@@ -21,7 +21,7 @@ from qkv.cli.console import (
     print_json,
     short_path,
 )
-from qkv.cli.options import AsJson, DataSource, Seed, Settings
+from qkv.cli.options import AsJson, DataSource, Seed, Settings, require_alone
 from qkv.cli.train import new_folder, parse_tokens, remember_source, require_writable
 from qkv.errors import ConfigError
 
@@ -73,6 +73,7 @@ def demo_command(
 
 
 def ladder_command(  # noqa: PLR0917 (options have names)
+    context: typer.Context,
     rungs: Annotated[
         str | None,
         typer.Option(help="Some of the rungs, by name and comma.", show_default="all of them"),
@@ -104,6 +105,8 @@ def ladder_command(  # noqa: PLR0917 (options have names)
 
       qkv ladder --resume runs/ladder-20260101-120000
     """
+    if resume is not None:
+        require_alone(context, "data", "as_json")
     _ladder(rungs, data, tokenizer, budget, out_folder, resume, settings, seed, as_json=as_json)
 
 
@@ -190,7 +193,14 @@ def _plan(  # noqa: PLR0917 (options have names)
     tell: Any,
 ) -> tuple[Plan, Data, list[float]]:
     """Choose the rungs, load the text, time the rungs, settle the budget."""
-    from qkv.training.ladder import Plan, check_settings, fit_budget, select_rungs, time_rungs
+    from qkv.training.ladder import (
+        Plan,
+        check_settings,
+        estimate_seconds,
+        fit_budget,
+        select_rungs,
+        time_rungs,
+    )
     from qkv.training.run import choose_prompt
 
     chosen = select_rungs(rungs)
@@ -204,6 +214,8 @@ def _plan(  # noqa: PLR0917 (options have names)
     spent = time.perf_counter() - started
     if tokens is None:
         tokens = fit_budget(costs, (seconds or AT_MOST_SECONDS) - spent, data)
+        if seconds is not None and sum(estimate_seconds(costs, tokens, data)) > seconds + 1:
+            tell(f"{seconds:g} s are too short to see anything: {tokens:,} tokens a rung it is.")
         if seconds is None:
             tokens = min(TOKENS, max(AT_LEAST_TOKENS, tokens))
             if tokens < TOKENS:

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["AsJson", "DataSource", "Device", "Run", "Seed", "Settings", "check_device"]
+from qkv.errors import ConfigError
+
+__all__ = [
+    "AsJson",
+    "DataSource",
+    "Device",
+    "Run",
+    "Seed",
+    "Settings",
+    "check_device",
+    "require_alone",
+]
 
 DataSource = Annotated[
     str,
@@ -35,6 +46,23 @@ Run = Annotated[
 Device = Annotated[str, typer.Option(help="cpu, cuda or mps.")]
 
 
+def require_alone(context: typer.Context, *allowed: str) -> None:
+    """Raise a ConfigError for options given beside `--resume` that it would have to ignore.
+
+    A run goes on with the settings it was started with.
+    """
+    for name, value in context.params.items():
+        source = context.get_parameter_source(name)
+        given = source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+        if given and name not in ("resume", *allowed):
+            option = {"out_folder": "out", "settings": "set"}.get(name, name).replace("_", "-")
+            raise ConfigError(
+                f"--{option} {value} beside --resume",
+                "--resume alone: a run goes on with the settings it was started with",
+                f"leave --{option} out, or start a new run",
+            )
+
+
 def check_device(name: str) -> str:
     """Return the name of a device that is there.
 
@@ -42,8 +70,6 @@ def check_device(name: str) -> str:
         ConfigError: unknown, or not on this machine.
     """
     import torch
-
-    from qkv.errors import ConfigError
 
     there = ["cpu"]
     if torch.cuda.is_available():

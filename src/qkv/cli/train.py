@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from contextlib import closing
 from pathlib import Path
@@ -23,7 +24,15 @@ from qkv.cli.console import (
     print_json,
     short_path,
 )
-from qkv.cli.options import AsJson, DataSource, Device, Seed, Settings, check_device
+from qkv.cli.options import (
+    AsJson,
+    DataSource,
+    Device,
+    Seed,
+    Settings,
+    check_device,
+    require_alone,
+)
 from qkv.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
@@ -33,6 +42,7 @@ if TYPE_CHECKING:
 
 
 def train_command(  # noqa: PLR0917 (options have names)
+    context: typer.Context,
     preset: Annotated[
         str, typer.Option(help="The recipe: a rung of the ladder, transformer, small or gpt2.")
     ] = "transformer",
@@ -58,7 +68,8 @@ def train_command(  # noqa: PLR0917 (options have names)
     seed: Seed = 0,
     device: Device = "cpu",
     dry_run: Annotated[
-        bool, typer.Option(help="Say parameters, memory, FLOPs and time, and train nothing.")
+        bool,
+        typer.Option(help="Say parameters, memory, FLOPs and time, and write nothing."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -79,11 +90,16 @@ def train_command(  # noqa: PLR0917 (options have names)
 
       qkv train --resume runs/six
     """
-    check_device(device)
     tell = notice(quiet=as_json)
     if resume is not None:
+        require_alone(context, "device", "data", "as_json")
         run, prepared = _reopen(resume, data, tell)
+        source = context.get_parameter_source("device")
+        if source is not None and source.name == "DEFAULT":
+            device = str(run.read_config()[2].get("device", device))
+        check_device(device)
     else:
+        check_device(device)
         run, prepared = _open(
             preset, data, tokenizer, vocab_size, budget, out_folder, settings, seed, device,
             dry_run, as_json, tell,
@@ -195,7 +211,9 @@ def parse_tokens(text: str) -> int:
     1500000
     """
     units = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
-    plain = text.strip().lower().replace("_", "").replace(",", "")
+    plain = text.strip().lower()
+    if re.fullmatch(r"\d{1,3}(,\d{3})+", plain):  # 2,000,000; but 2,5M is not 25M
+        plain = plain.replace(",", "")
     factor = units.get(plain[-1:], 1.0)
     try:
         tokens = round(float(plain[:-1] if factor != 1.0 else plain) * factor)
@@ -252,8 +270,10 @@ def _watch(run: RunDirectory, data: Data, device: str, as_json: bool) -> None:
                 elif isinstance(event, Sampled):
                     sample = event
     except KeyboardInterrupt:
-        step = run.read_status().get("step", 0)
-        console.print(f"Saved at step {step:,}. Go on with:  qkv train --resume {place}")
+        status = run.read_status()
+        saved = "Saved" if status.get("state") == "interrupted" else "Stopped"
+        step = status.get("step", 0)
+        console.print(f"{saved} at step {step:,}. Go on with:  qkv train --resume {place}")
         raise typer.Exit(INTERRUPTED) from None
     _conclude(run, evaluation, sample, as_json)
 

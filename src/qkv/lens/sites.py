@@ -38,7 +38,7 @@ class Site:
     bias: BiasLike
     scale: float
     softcap: float | None
-    again: Callable[[Tensor], Tensor] = field(repr=False)
+    again: Callable[[Tensor, Tensor, bool], Tensor] = field(repr=False)
 
     @property
     def B(self) -> int:  # noqa: N802 (an axis)
@@ -70,29 +70,47 @@ class Site:
         """Width of a head."""
         return self.q.shape[3]
 
-    def mix(self, v: Float[Tensor, "B G K Cv"]) -> Float[Tensor, "B H Q Cv"]:
+    def mix(
+        self,
+        v: Float[Tensor, "B G K Cv"],
+        q: Float[Tensor, "B H Q C"] | None = None,
+        *,
+        biased: bool = True,
+    ) -> Float[Tensor, "B H Q Cv"]:
         """The mixed values of this very call with other values, without dropout.
 
         The result is linear in v, so columns of the identity as values give the columns of the
         weights that the kernel itself uses. Give values as wide as `site.v`, for torch may take
         another kernel for another width.
 
+        Args:
+            v: the values.
+            q: other queries too; zeros make all scores equal.
+            biased: else what is added to the scores is taken as 0, but where it forbids: -inf, or
+                as low as its type can hold.
+
         Raises:
-            ShapeError: where v isn't (B, G, K, any).
+            ShapeError: where v isn't (B, G, K, any), or q isn't as site.q.
 
         >>> x = torch.zeros(1, 1, 2, 2)  # B 1, H 1, T 2, C 2
         >>> see_attend(0, x, x, x, mask=Causal()).mix(torch.eye(2)[None, None])[0, 0].tolist()
         [[1.0, 0.0], [0.5, 0.5]]
         """
+        queries = self.q if q is None else q
+        if queries.shape != self.q.shape:
+            raise ShapeError(
+                f"queries {tuple(queries.shape)}",
+                f"{tuple(self.q.shape)}, as site.q",
+                "give one query for each that was asked",
+            )
         if v.dim() != 4 or v.shape[:3] != self.v.shape[:3]:
             raise ShapeError(
                 f"values {tuple(v.shape)}",
                 f"({self.B}, {self.G}, {self.K}, any), as site.v",
                 "give one row of values for each key of each key/value head",
             )
-        values = v.to(self.v)
         with torch.no_grad(), torch.autocast(self.q.device.type, enabled=False):
-            return self.again(values)
+            return self.again(queries.to(self.q), v.to(self.v), biased)
 
     def map(self, sequence: int, head: int, labels: tuple[str, ...] = ()) -> AttentionMap:
         """The map of one head of one sequence; `labels` are the text of the K keys.
@@ -178,6 +196,17 @@ class _OneBias:
         return _pick(tile, self.sequence, self.head)
 
 
+def _levelled(bias: Any, queries: int, keys: int) -> Any:
+    """A bias without what it adds, but with what it forbids; booleans and None as they are."""
+    if isinstance(bias, BiasTiles) and not isinstance(bias, Tensor):
+        tile = bias.tile(range(queries), range(keys), queries=queries, keys=keys)
+        bias = torch.from_numpy(np.ascontiguousarray(tile))
+    if bias is None or bias.dtype is torch.bool:
+        return bias
+    # Times 0 and not just 0: what is not a number stays none.
+    return torch.where(bias <= torch.finfo(bias.dtype).min, bias, bias * 0)
+
+
 def _one_mask(mask: Mask, sequence: int, head: int) -> Mask:
     if isinstance(mask, Given):
         return Given(_pick(mask.table, sequence, head))
@@ -233,6 +262,11 @@ def see_attend(
     if isinstance(bias, Tensor):
         bias = _copy(bias)
     options: dict[str, Any] = {"mask": mask, "bias": bias, "scale": scale, "softcap": softcap}
+
+    def again(queries: Tensor, values: Tensor, biased: bool) -> Tensor:
+        added = bias if biased else _levelled(bias, q.shape[2], k.shape[2])
+        return cast("Tensor", attend(queries, k, values, **{**options, "bias": added}))
+
     # Values of no width: only the lse is wanted.
     lse = attend(q, k, v[..., :0], **options, return_lse=True)[1]
     return Site(
@@ -245,7 +279,7 @@ def see_attend(
         bias=_array(bias) if isinstance(bias, Tensor) else bias,
         scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
         softcap=softcap,
-        again=lambda values: cast("Tensor", attend(q, k, values, **options)),
+        again=again,
     )
 
 
@@ -283,6 +317,11 @@ def see_sdpa(  # noqa: PLR0917 (the order of torch)
         bias = None if bias is None else _copy(_four_axes(bias, query.dim()))
         attn_mask = _copy(_four_axes(attn_mask, query.dim()))
     options: dict[str, Any] = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+
+    def again(queries: Tensor, values: Tensor, biased: bool) -> Tensor:
+        added = attn_mask if biased else _levelled(attn_mask, q.shape[2], k.shape[2])
+        return scaled_dot_product_attention(queries, k, values, added, **options)
+
     lse = attend(q, k, v[..., :0], mask=mask, bias=bias, scale=scale, return_lse=True)[1]
     return Site(
         index=index,
@@ -294,7 +333,7 @@ def see_sdpa(  # noqa: PLR0917 (the order of torch)
         bias=None if bias is None else _array(bias),
         scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
         softcap=None,
-        again=lambda values: scaled_dot_product_attention(q, k, values, attn_mask, **options),
+        again=again,
     )
 
 

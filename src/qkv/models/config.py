@@ -7,6 +7,7 @@ model of another shape.
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from dataclasses import dataclass
@@ -311,7 +312,9 @@ def _readings(text: str) -> list[Any]:
     if lowered in named:
         return [named[lowered], text]
     readings: list[Any] = []
-    digits = lowered.replace("_", "").replace(",", "")
+    # A comma may group thousands; 0,003 must not be read as 3.
+    grouped = re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+", lowered)
+    digits = lowered.replace(",", "") if grouped else lowered
     for convert in (int, float):
         try:
             readings.append(convert(digits))

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 __all__ = ["rms_norm"]
 
@@ -52,6 +53,7 @@ class _RMSNorm(torch.autograd.Function):
         return normalised if weight is None else normalised * weight
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None]:
         normalised, inverse, weight = ctx.saved_tensors
         product = gradient * normalised

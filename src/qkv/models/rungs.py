@@ -62,7 +62,7 @@ class Uniform(nn.Module):
 
 
 class BigramCounts(nn.Module):
-    """Count which token follows which: the best that a model of one token back can do."""
+    """Count which token follows which, over all of the training text, with one added to each."""
 
     sight = 1
 
@@ -275,7 +275,7 @@ class Normalised(FeedForward):
     """Each sum is normalised, as in the first Transformer: Vaswani et al., 2017; Ba et al., 2016.
 
     The Transformer at the top of the ladder normalises before each sublayer instead, which many
-    blocks need to train well; with the one block here it is worse by about .1 nats.
+    blocks need to train well; with the one block here it is worse by .13 nats or more.
     """
 
     def __init__(self, config: RungConfig) -> None:

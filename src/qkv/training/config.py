@@ -20,7 +20,8 @@ class TrainingConfig:
         batch: sequences in a step, over all processes; each is one context long.
         optimizer: ``adamw``, or ``muon`` for the matrices inside the blocks and AdamW for the rest.
         learning_rate: AdamW's, at its peak.
-        muon_learning_rate: Muon's, at its peak, for an update of root mean square about 0.2.
+        muon_learning_rate: Muon's, at its peak; a matrix moves by about this much in every
+            direction, so that its entries move by about this over the root of its columns.
         weight_decay: decoupled, on matrices only; per unit of learning rate.
         beta1: AdamW's decay of the mean gradient.
         beta2: AdamW's decay of the squared gradient.

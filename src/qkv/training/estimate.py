@@ -17,6 +17,9 @@ from qkv.training.loop import TrainingState, train
 from qkv.training.precision import choose_precision
 from qkv.training.run import Data
 
+PROBE_TOKENS = 4096
+"""Tokens in a timed step, at most: a probe must not need the memory that it warns of."""
+
 __all__ = ["estimate", "seconds_a_step", "training_flops_per_token"]
 
 
@@ -42,23 +45,26 @@ def training_flops_per_token(config: ModelConfig, parameters: int) -> int:
 def seconds_a_step(
     model: nn.Module, training: TrainingConfig, data: Data, *, at_most: float = 1.0
 ) -> tuple[float, int]:
-    """Return the median time of a training step here, and how many were timed (after the first).
+    """Return the median time of a training step here, and how many steps were timed.
 
-    At least two steps are run, then more until the time is up. The model is trained by them.
+    Steps of at most :data:`PROBE_TOKENS` are run until the time is up, and scaled to a whole one;
+    the first counts only where there is no other. The model is trained by them.
     """
     if not any(p.requires_grad for p in model.parameters()):
         return 0.0, 0
     if training.precision == "auto":
         training = replace(training, precision=choose_precision())
+    context = config_of(model).context
+    batch = max(1, min(training.batch, PROBE_TOKENS // context))
     # A budget of its own: the probe wants some steps, whatever the run's budget will be.
-    training = replace(training, tokens=20 * training.batch * config_of(model).context)
+    probe = replace(training, batch=batch, tokens=20 * batch * context)
     times: list[float] = []
     deadline = time.perf_counter() + at_most
-    for report in train(TrainingState(model, training), data.train, training):
+    for report in train(TrainingState(model, probe), data.train, probe):
         times.append(report.seconds)
-        if time.perf_counter() > deadline and len(times) >= 3:
+        if time.perf_counter() > deadline:
             break
-    return median(times[1:]), len(times) - 1
+    return median(times[1:] or times) * training.batch / batch, max(1, len(times) - 1)
 
 
 def estimate(config: ModelConfig, training: TrainingConfig, data: Data) -> dict[str, Any]:

@@ -74,16 +74,18 @@ def evaluate(
     batch = batch or max(1, min(64, LOGITS // (context * vocab)))
     total, count, training = 0.0, 0, model.training
     model.eval()
-    for inputs, targets in evaluation_batches(ids, context, batch):
-        logits = model(torch.from_numpy(inputs).to(device))
-        losses = F.cross_entropy(
-            logits.float().flatten(0, 1),
-            torch.from_numpy(targets).to(device).flatten(),
-            reduction="none",
-        )
-        total += float(losses.double().sum())
-        count += targets.size
-    model.train(training)
+    try:
+        for inputs, targets in evaluation_batches(ids, context, batch):
+            logits = model(torch.from_numpy(inputs).to(device))
+            losses = F.cross_entropy(
+                logits.float().flatten(0, 1),
+                torch.from_numpy(targets).to(device).flatten(),
+                reduction="none",
+            )
+            total += float(losses.double().sum())
+            count += targets.size
+    finally:
+        model.train(training)
     return Evaluation(total / count, count, context, characters)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -264,8 +265,9 @@ def _climb_one(
     with torch.random.fork_rng(devices=[]):
         parameters = count_parameters(build_model(model_config))
     yield Started(index, preset, parameters, training.steps(model_config.context))
-    for event in drive(run, data):
-        yield Climbing(index, event)
+    with closing(drive(run, data)) as events:
+        for event in events:
+            yield Climbing(index, event)
     result = _read_result(run, preset, data)
     results.append(result)
     yield Climbed(index, result)

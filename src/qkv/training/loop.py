@@ -107,7 +107,8 @@ class TrainingState:
             if owner == "last":
                 parameters[name].data.copy_(tensor)
             else:
-                optimizers[owner].state[parameters[name]][key] = tensor.clone()
+                here = tensor.to(parameters[name].device, copy=True)
+                optimizers[owner].state[parameters[name]][key] = here
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights to use: the averaged ones where there are such."""
@@ -120,15 +121,18 @@ class TrainingState:
         if self.average is None:
             yield self.model
             return
-        parameters = dict(self.model.named_parameters())
-        last = {name: p.detach().clone() for name, p in parameters.items()}
+        last = {name: p.detach().clone() for name, p in self.model.named_parameters()}
         try:
-            for name, p in parameters.items():
-                p.data.copy_(self.average[name])
+            self._take(self.average)
             yield self.model
         finally:
-            for name, p in parameters.items():
-                p.data.copy_(last[name])
+            self._take(last)
+
+    def _take(self, weights: dict[str, Tensor]) -> None:
+        """Copy weights into the model, all of them: half of two sets is neither."""
+        with uninterrupted():
+            for name, p in self.model.named_parameters():
+                p.data.copy_(weights[name])
 
 
 def train(
@@ -159,6 +163,7 @@ def train(
     model.train()
     while state.step < steps:
         started = time.perf_counter()
+        model.zero_grad(set_to_none=True)  # an interrupted step may have left some
         arrays = batch(ids, state.step, seed=config.seed, batch_size=config.batch, context=context)
         inputs, targets = (torch.from_numpy(array).to(device) for array in arrays)  # (B, T)
         if getattr(model.config, "dropout", 0):
@@ -199,7 +204,6 @@ def _update(state: TrainingState, config: TrainingConfig, factor: float) -> None
         for group in optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
     state.step += 1
     if state.average is not None:
         # Early on the average follows the weights closely, so that it never lags by long.

@@ -275,12 +275,16 @@ class RunDirectory:
         """
         self._clean()
         failure: CheckpointError | None = None
+        damaged = []
         for folder in reversed(self.checkpoints()):
             try:
                 found = load_checkpoint(folder), read_training_state(folder)
             except CheckpointError as error:
                 failure = failure or error
+                damaged.append(folder)
                 continue
+            for later in damaged:  # or the next save would drop a good one, as older, before it
+                later.rename(later.with_name(f"damaged-{later.name}"))
             self._cut(found[0].step)
             return found
         if failure is not None:
