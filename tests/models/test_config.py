@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from qkv.errors import ConfigError
 from qkv.models import RUNGS, RungConfig, TransformerConfig, build_model, from_json, to_json
-from qkv.models.config import build, parse_setting
+from qkv.models.fields import build, parse_setting
 
 sizes = st.integers(1, 50)
 positive = st.floats(1e-9, 1e9)

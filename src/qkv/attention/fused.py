@@ -17,10 +17,10 @@ processor time, the least of 3 to 7 runs on a busy machine (B, H, T, C):
 ==================  ==========  ==========  ==========  ============
 causal              fp32 sdpa   bf16 sdpa   bf16 wide   fp32 blocked
 ==================  ==========  ==========  ==========  ============
-(64, 4, 64, 32)     @a
-(16, 6, 256, 64)    @b
-(2, 6, 1024, 64)    @c
-(1, 4, 4096, 64)    @d
+(64, 4, 64, 32)     10          48          13          28
+(16, 6, 256, 64)    61          119         65          94
+(2, 6, 1024, 64)    73          135         76          122
+(1, 4, 4096, 64)    271         508         274         432
 ==================  ==========  ==========  ==========  ============
 
 ==================  ===========  ===========  ===========  ===========
@@ -36,7 +36,10 @@ fp32                window T/8   window T/8   boolean T²   boolean T²
 ==================  ===========  ===========  ===========  ===========
 
 So a mask object becomes a table up to 512 x 512 cells: beyond, tiles skip what it forbids. Booleans
-and biases given as arrays are a table at any length.
+and biases given as arrays are a table at any length, of as many cells as the array. Blocked costs
+1.5 to 3 times sdpa under a causal mask. A bias that learns stays blocked, 118 ms at
+(16, 6, 256, 64), where torch takes 78 and keeps whole patterns. One query against 64 keys takes 23
+microseconds, 13 of them in torch's kernel; under a `Window` 81, where tiles took 223.
 """
 
 from __future__ import annotations
@@ -213,15 +216,18 @@ def choose_path(
     # For a bias that learns torch would keep whole patterns.
     if isinstance(bias, Tensor) and bias.requires_grad and torch.is_grad_enabled():
         return "blocked"
-    if queries * keys <= TABLE_CELLS:
-        return "table"
-    arrays = [] if plain else [mask.table if isinstance(mask, Given) else mask]
-    arrays += [] if bias is None else [bias]
-    shapes = [tuple(array.shape) for array in arrays if isinstance(array, np.ndarray | Tensor)]
-    if len(shapes) < len(arrays):
-        return "blocked"
-    cells = math.prod(np.broadcast_shapes(*shapes))
-    return "table" if cells <= max(map(math.prod, shapes)) else "blocked"
+    return "table" if queries * keys <= TABLE_CELLS or _given(mask, bias) else "blocked"
+
+
+def _given(mask: Mask | None, bias: Bias) -> bool:
+    """Whether mask and bias are arrays, their table no larger than what the caller holds."""
+    terms: list[Any] = [] if mask is None or isinstance(mask, Full) else [mask]
+    terms += [] if bias is None else [bias]
+    arrays = [term.table if isinstance(term, Given) else term for term in terms]
+    if not all(isinstance(array, np.ndarray | Tensor) for array in arrays):
+        return False
+    sizes = [math.prod(array.shape) for array in arrays]
+    return math.prod(np.broadcast_shapes(*(tuple(array.shape) for array in arrays))) <= max(sizes)
 
 
 def _attend(

@@ -90,10 +90,10 @@ def attend_gradients(
     """
     d_mixed = _like("d_mixed", d_mixed, steps.mixed.shape)
     q, k, v, pattern = steps.q, steps.k, steps.v, steps.pattern
-    d_mixed_grouped = per_group(d_mixed, k)  # (*B, G, R, Q, Cv): R heads share a key head
+    d_mixed_grouped = per_group(d_mixed, k)  # (*B, G, H/G, Q, Cv): H/G share a key head
 
     # mixed = pattern @ v, so d_pattern = d_mixed @ v^T and d_v = pattern^T @ d_mixed; a value that
-    # R heads share has the sum of theirs.
+    # H/G heads share has the sum of theirs.
     d_pattern = (d_mixed_grouped @ shared(v).swapaxes(-1, -2)).reshape(pattern.shape)
     d_v = _sum_heads(per_group(pattern, k).swapaxes(-1, -2) @ d_mixed_grouped, v)
 
@@ -125,14 +125,15 @@ def attend_gradients(
     # scaled = scores * scale.
     d_scores = per_group(d_scaled * steps.scale, k)
 
-    # scores = q @ k^T, so d_q = d_scores @ k and d_k = d_scores^T @ q, summed over the R heads.
+    # scores = q @ k^T, so d_q = d_scores @ k and d_k = d_scores^T @ q, the latter summed over the
+    # heads that share k.
     d_q = (d_scores @ shared(k)).reshape(q.shape)
     d_k = _sum_heads(d_scores.swapaxes(-1, -2) @ per_group(q, k), k)
     return Gradients(q=d_q, k=d_k, v=d_v, bias=d_bias)
 
 
 def _sum_heads(gradient: Array, like: Array) -> Array:
-    """(*B, G, R, K, C) summed over the heads R that share a key head; without heads, as it is."""
+    """(*B, G, H/G, K, C) summed over the heads that share a key head; without heads, as it is."""
     summed: Array = gradient if like.ndim == 2 else gradient.sum(axis=-3)
     return summed
 
@@ -172,7 +173,7 @@ def multi_head_gradients(
     past = steps.past
     d_past = (d_k[..., :past, :], d_v[..., :past, :]) if past else None
     d_k, d_v = d_k[..., past:, :], d_v[..., past:, :]
-    # q and k were turned by a rotation R(angle), whose transpose is its inverse R(-angle). The
+    # q and k were turned by a rotation, whose transpose is its inverse: that by -angle. The
     # cached keys were turned before, elsewhere.
     if steps.rotary is not None:
         d_q, d_k = unrotate(d_q, *steps.rotary), unrotate(d_k, *steps.rotary)
@@ -190,7 +191,7 @@ def multi_head_gradients(
     )
 
 
-def _by_weight(x: Float[Array, "*B T D"], d_product: Float[Array, "*B T N"]) -> Array:
+def _by_weight(x: Float[Array, "*B T D"], d_product: Float[Array, "*B T width"]) -> Array:
     """x^T @ d_product, summed over batch and tokens: all of them used the one weight."""
     flat: Any = x.reshape(-1, x.shape[-1])
     product: Array = flat.T @ d_product.reshape(-1, d_product.shape[-1])

@@ -7,7 +7,7 @@ truth that `fused` is tested against; it holds (Q, K) tables, so keep T in the h
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -16,7 +16,7 @@ from qkv.attention.masking import Mask, MaskLike, Positions, as_mask, fit
 from qkv.attention.shapes import check_bias, check_heads, check_options
 from qkv.errors import ShapeError
 
-__all__ = ["BiasLike", "Steps", "softmax", "steps"]
+__all__ = ["BiasLike", "BiasTiles", "ScoreTile", "Steps", "score_tile", "softmax", "steps"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -96,7 +96,47 @@ def softmax(
     return pattern, lse[..., 0]
 
 
-def per_group(x: Float[Array, "*B H rows C"], k: Array) -> Float[Array, "*B G R rows C"]:
+class ScoreTile(NamedTuple):
+    """The scores of some queries and keys, step by step; axes as in `score_tile`."""
+
+    scores: Float[Array, "*B H rows cols"]
+    scaled: Float[Array, "*B H rows cols"]
+    capped: Float[Array, "*B H rows cols"]
+    biased: Float[Array, "*B H rows cols"]
+    masked: Float[Array, "*B H rows cols"]
+
+
+def score_tile(
+    q_rows: Float[Array, "*B H rows C"],
+    k_cols: Float[Array, "*B G cols C"],
+    *,
+    scale: float | None,
+    softcap: float | None,
+    bias_tile: Array | None,
+    allowed: Bool[Array, "*B H rows cols"],
+) -> ScoreTile:
+    """What goes into the softmax for some queries and keys: the one place where it is written.
+
+    Args:
+        q_rows, k_cols: (*B, H, rows, C) and (*B, G, cols, C), or (rows, C) and (cols, C).
+        scale: 1/sqrt(C) if None.
+        softcap: scores are bent to softcap * tanh(scaled / softcap), unless None.
+        bias_tile: added after the cap, broadcastable to the scores.
+        allowed: what the mask allows, broadcastable likewise; elsewhere the result is -inf.
+
+    >>> options = {"scale": None, "softcap": None, "bias_tile": None}
+    >>> score_tile(np.ones((1, 4)), np.ones((1, 4)), allowed=np.True_, **options).masked.tolist()
+    [[2.0]]
+    """
+    shape = (*q_rows.shape[:-1], k_cols.shape[-2])
+    scores = (per_group(q_rows, k_cols) @ shared(k_cols).swapaxes(-1, -2)).reshape(shape)
+    scaled = scores * (q_rows.shape[-1] ** -0.5 if scale is None else scale)
+    capped = scaled if softcap is None else softcap * np.tanh(scaled / softcap)
+    biased = capped if bias_tile is None else capped + bias_tile
+    return ScoreTile(scores, scaled, capped, biased, np.where(allowed, biased, -np.inf))
+
+
+def per_group(x: Float[Array, "*B H rows C"], k: Array) -> Float[Array, "*B G sharing rows C"]:
     """(*B, H, ...) as (*B, G, H/G, ...), so that it broadcasts against k[..., None, :, :].
 
     Query head h reads key head h // (H/G), as in grouped-query attention (Ainslie et al. 2023).
@@ -177,26 +217,18 @@ def steps(
     shape = (*q.shape[:-1], k.shape[-2])
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
 
-    scores = (per_group(q, k) @ shared(k).swapaxes(-1, -2)).reshape(shape)
-    scaled = scores * scale
-    capped = scaled if softcap is None else softcap * np.tanh(scaled / softcap)
-    table = bias_table(bias, shape)
-    biased = capped if table is None else capped + table
     mask = as_mask(mask)
     mask.check(shape)
     allowed = fit(mask.dense(*shape[-2:]), shape)
-    masked = np.where(allowed, biased, -np.inf)
-    pattern, lse = softmax(masked)
+    table = bias_table(bias, shape)
+    tile = score_tile(q, k, scale=scale, softcap=softcap, bias_tile=table, allowed=allowed)
+    pattern, lse = softmax(tile.masked)
     mixed = (per_group(pattern, k) @ shared(v)).reshape(*q.shape[:-1], v.shape[-1])
     return Steps(
         q=q,
         k=k,
         v=v,
-        scores=scores,
-        scaled=scaled,
-        capped=capped,
-        biased=biased,
-        masked=masked,
+        **tile._asdict(),
         pattern=pattern,
         lse=lse,
         mixed=mixed,
@@ -210,8 +242,8 @@ def steps(
 
 
 def project(
-    x: Float[Array, "*B T D"], weight: Float[Array, "D N"], name: str
-) -> Float[Array, "*B T N"]:
+    x: Float[Array, "*B T D"], weight: Float[Array, "D width"], name: str
+) -> Float[Array, "*B T width"]:
     """x @ weight, or a ShapeError that names the weight."""
     if weight.ndim != 2 or weight.shape[0] != x.shape[-1]:
         raise ShapeError(

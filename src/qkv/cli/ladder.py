@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import signal
 import time
 from contextlib import closing
 from dataclasses import asdict
@@ -233,8 +235,9 @@ def _plan(  # noqa: PLR0917 (options have names)
 
 
 def check_new(folder: Path) -> None:
-    """Raise a CheckpointError where a ladder is in the folder already."""
+    """Raise a CheckpointError where a ladder, or anything else, is in the folder already."""
     from qkv.errors import CheckpointError
+    from qkv.training.rundir import RunDirectory
 
     if (folder / "ladder.json").exists():
         raise CheckpointError(
@@ -242,6 +245,7 @@ def check_new(folder: Path) -> None:
             "a new folder",
             f"go on with `qkv ladder --resume {folder}`, or choose another --out",
         )
+    RunDirectory(folder).require_new()
 
 
 def _climb(folder: Path, plan: Plan, data: Data, expected: list[float]) -> list[RungResult]:
@@ -260,7 +264,13 @@ def _climb(folder: Path, plan: Plan, data: Data, expected: list[float]) -> list[
                 if isinstance(event, Climbed):
                     results.append(event.result)
     except KeyboardInterrupt:
-        err().print(f"Saved. Go on with:  qkv ladder --resume {short_path(folder)}", markup=False)
+        # Later ones would only tear this line: all that had to be saved is.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        err().print(
+            f"Saved. Go on with:  qkv ladder --resume {shlex.quote(short_path(folder))}",
+            markup=False,
+            soft_wrap=True,
+        )
         raise typer.Exit(INTERRUPTED) from None
     return results
 

@@ -136,7 +136,9 @@ def prove_command(
             "--data", "-d", help="Prove it on this text.", show_default="the run's validation text"
         ),
     ] = None,
-    sequences: Annotated[int, typer.Option(help="Windows of the text to try.", min=1)] = 4,
+    sequences: Annotated[
+        int, typer.Option(help="Windows of the text to try.", min=1, max=10_000)
+    ] = 4,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:

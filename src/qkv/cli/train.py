@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import signal
 import time
 from contextlib import closing
 from pathlib import Path
@@ -24,6 +26,7 @@ from qkv.cli.console import (
     print_json,
     short_path,
 )
+from qkv.cli.estimate import print_estimate
 from qkv.cli.options import (
     AsJson,
     DataSource,
@@ -36,7 +39,6 @@ from qkv.cli.options import (
 from qkv.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
-    from qkv.training.recipes import Preset
     from qkv.training.run import Data
     from qkv.training.rundir import RunDirectory
 
@@ -136,12 +138,13 @@ def _open(  # noqa: PLR0917 (options have names)
         over["tokens"] = parse_tokens(budget)
     if out_folder is not None and not dry_run:
         require_writable(out_folder)
+        RunDirectory(out_folder).require_new()
     # Settings are checked before the text is fetched; the vocabulary is not known yet.
     configure(recipe, 256, settings, **over)
     data = Data.prepare(load_corpus(source, notice=tell), kind, vocab_size)
     model, training = configure(recipe, data.tokenizer.size, settings, **over)
     if dry_run:
-        _print_estimate(recipe, model, training, data, as_json)
+        print_estimate(recipe, model, training, data, as_json)
         return None, data
     run = RunDirectory(out_folder or new_folder(Path("runs"), preset, time.time()))
     start(run, model, training, data, device, source=remember_source(source, data))
@@ -182,7 +185,14 @@ def _reopen(folder: Path, source: str, tell: Any) -> tuple[RunDirectory, Data]:
 
 def require_writable(folder: Path) -> None:
     """Raise a ResourceError where a folder cannot be made or written, before any work is done."""
-    there = next((path for path in (folder, *folder.absolute().parents) if path.exists()), folder)
+    try:
+        there = next(
+            (path for path in (folder, *folder.absolute().parents) if path.exists()), folder
+        )
+    except OSError as error:
+        raise ResourceError(
+            f"{error.strerror!r} for {str(folder)[:80]}…", "a path", "choose another --out"
+        ) from error
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise ResourceError(
             f"{there}, where nothing can be written",
@@ -212,7 +222,7 @@ def parse_tokens(text: str) -> int:
     """
     units = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
     plain = text.strip().lower()
-    if re.fullmatch(r"\d{1,3}(,\d{3})+", plain):  # 2,000,000; but 2,5M is not 25M
+    if re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+", plain):  # 2,000,000; but 2,5M is not 25M
         plain = plain.replace(",", "")
     factor = units.get(plain[-1:], 1.0)
     try:
@@ -273,7 +283,13 @@ def _watch(run: RunDirectory, data: Data, device: str, as_json: bool) -> None:
         status = run.read_status()
         saved = "Saved" if status.get("state") == "interrupted" else "Stopped"
         step = status.get("step", 0)
-        console.print(f"{saved} at step {step:,}. Go on with:  qkv train --resume {place}")
+        # Later ones would only tear this line: all that had to be saved is.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        console.print(
+            f"{saved} at step {step:,}. Go on with:  qkv train --resume {shlex.quote(place)}",
+            markup=False,
+            soft_wrap=True,
+        )
         raise typer.Exit(INTERRUPTED) from None
     _conclude(run, evaluation, sample, as_json)
 
@@ -318,29 +334,3 @@ def _escape(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
-
-
-def _print_estimate(recipe: Preset, model: Any, training: Any, data: Data, as_json: bool) -> None:
-    """Say what a run would need, from counting, and from timing some steps."""
-    from qkv.training.estimate import estimate
-
-    told = estimate(model, training, data)
-    if as_json:
-        print_json(told)
-        return
-    console = out()
-    rows = {
-        "preset": f"{recipe.name}: {recipe.about}",
-        "parameters": count(told["parameters"]),
-        "budget": f"{count(told['tokens'])} tokens: {told['steps']:,} steps of "
-        f"{training.batch} x {model.context}",
-        "memory": f"about {told['memory_bytes'] / 2**20:,.0f} MiB: weights, gradients, optimizer, "
-        "activations",
-        "disk": f"about {told['checkpoint_bytes'] / 2**20:,.1f} MiB a checkpoint, "
-        f"{training.keep} kept",
-        "compute": f"{told['flops']:.3g} FLOP for training",
-        "time": f"about {duration(told['seconds'])} here, in {told['precision']} "
-        f"({told['steps_timed']} steps timed)",
-    }
-    for name, text in rows.items():
-        console.print(f"{name:<11}{text}", markup=False)

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 
 from qkv.attention import BiasLike, Full, Mask, MaskLike, as_mask
 from qkv.attention.masking import Positions, indices
-from qkv.attention.steps import BiasTiles
+from qkv.attention.steps import BiasTiles, score_tile, softmax
 from qkv.errors import QkvError, ShapeError
 
 __all__ = ["AttentionMap", "Cell", "brief", "visible"]
@@ -151,13 +151,9 @@ class AttentionMap:
             key_labels=tuple(labels),
             name=name,
         )
-        lse = np.full(blank.Q, -np.inf)
+        lse = np.empty(blank.Q)
         for rows in blank._strips():
-            scores = blank.scores(rows, range(blank.K))
-            highest = scores.max(axis=-1, initial=-np.inf)
-            some = highest > -np.inf
-            total = np.exp(scores[some] - highest[some, None]).sum(axis=-1)
-            lse[rows.start : rows.stop][some] = highest[some] + np.log(total)
+            lse[rows.start : rows.stop] = softmax(blank.scores(rows, range(blank.K)))[1]
         return cls(**{**blank.__dict__, "lse": lse})
 
     @property
@@ -189,13 +185,14 @@ class AttentionMap:
         [[2.0]]
         """
         at_rows, at_cols = self._places(rows, cols)
-        scale = self.q.shape[1] ** -0.5 if self.scale is None else self.scale
-        scores = self.q[at_rows].astype(np.float64) @ self.k[at_cols].astype(np.float64).T * scale
-        if self.softcap is not None:
-            scores = self.softcap * np.tanh(scores / self.softcap)
-        if self.bias is not None:
-            scores = scores + self._bias_tile(self.bias, at_rows, at_cols)
-        return np.where(self.allowed(at_rows, at_cols), scores, -np.inf)
+        return score_tile(
+            self.q[at_rows].astype(np.float64),
+            self.k[at_cols].astype(np.float64),
+            scale=self.scale,
+            softcap=self.softcap,
+            bias_tile=None if self.bias is None else self._bias_tile(self.bias, at_rows, at_cols),
+            allowed=self.allowed(at_rows, at_cols),
+        ).masked
 
     def tile(self, rows: Positions, cols: Positions) -> Float[Array, "rows cols"]:
         """The weights exp(s_ij - L_i) at some rows and columns; a row allowed nothing is zeros.

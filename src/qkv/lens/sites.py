@@ -1,4 +1,8 @@
-"""One attention call as it was made: its q, k, v and lse, and a way to make it once more."""
+"""One attention call as it was made: its q, k, v and lse, and a way to make it once more.
+
+A little over 350 lines, since the two kernels that can be seen, ours and torch's, stand together:
+whatever a site says of one it must say of the other.
+"""
 
 from __future__ import annotations
 
@@ -198,11 +202,11 @@ class _OneBias:
 
 def _levelled(bias: Any, queries: int, keys: int) -> Any:
     """A bias without what it adds, but with what it forbids; booleans and None as they are."""
-    if isinstance(bias, BiasTiles) and not isinstance(bias, Tensor):
+    if bias is None or (isinstance(bias, Tensor) and bias.dtype is torch.bool):
+        return bias
+    if not isinstance(bias, Tensor):
         tile = bias.tile(range(queries), range(keys), queries=queries, keys=keys)
         bias = torch.from_numpy(np.ascontiguousarray(tile))
-    if bias is None or bias.dtype is torch.bool:
-        return bias
     # Times 0 and not just 0: what is not a number stays none.
     return torch.where(bias <= torch.finfo(bias.dtype).min, bias, bias * 0)
 

@@ -15,6 +15,7 @@ from qkv.models.config import (
     TransformerConfig,
     config_of,
     from_json,
+    require_memory,
     to_json,
 )
 from qkv.models.generate import Sampling, generate
@@ -57,10 +58,12 @@ def build_model(config: ModelConfig) -> nn.Module:
 
     Raises:
         ConfigError: an unknown kind.
+        ResourceError: weights that this machine's memory does not hold.
 
     >>> count_parameters(build_model(RungConfig("bigram", vocab=65)))
     4225
     """
+    require_memory(config)
     if isinstance(config, TransformerConfig):
         return Transformer(config)
     if config.kind not in RUNGS:

@@ -18,6 +18,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -36,13 +37,25 @@ from qkv.text import Tokenizer, tokenizer_from_json
 
 __all__ = [
     "Checkpoint",
+    "list_checkpoints",
     "load_checkpoint",
+    "load_newest",
     "read_training_state",
     "save_checkpoint",
     "write_atomically",
 ]
 
 FORMAT = 1
+WRONG_JSON = (
+    AttributeError,
+    IndexError,
+    KeyError,
+    OverflowError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What reading JSON raises whose values are of another kind than was written."""
 MODEL, TRAINING, DESCRIPTION = "model.safetensors", "training.safetensors", "checkpoint.json"
 
 
@@ -115,6 +128,35 @@ def save_checkpoint(
         raise disk_error(folder, error) from error
 
 
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Return the checkpoint folders in a run's ``checkpoints``, oldest first, and nothing else."""
+    named = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in folder.glob("step-*")]
+    steps = [(int(match[1]), path) for match, path in named if match and path.is_dir()]
+    return [path for _, path in sorted(steps)]
+
+
+def load_newest(run: Path) -> Checkpoint:
+    """Load a run directory's newest checkpoint.
+
+    Raises:
+        CheckpointError: none yet, or a damaged one (the one before is named).
+    """
+    folders = list_checkpoints(run / "checkpoints")
+    if not folders:
+        raise CheckpointError(
+            f"no checkpoint yet in {run}",
+            "a run that has saved once",
+            f"go on with `qkv train --resume {run}`",
+        )
+    try:
+        return load_checkpoint(folders[-1])
+    except CheckpointError as error:
+        if len(folders) == 1:
+            raise
+        earlier = f"the one before is {folders[-2]}: give that folder"
+        raise CheckpointError(error.got, error.expected, earlier) from error
+
+
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint folder, checking that it is whole and that its parts belong together.
 
@@ -127,7 +169,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         tokenizer = tokenizer_from_json(description["tokenizer"])
         model = build_model(config)
         step, metrics = int(description["step"]), dict(description["metrics"])
-    except (ConfigError, KeyError, TypeError, ValueError) as error:
+    except (ConfigError, *WRONG_JSON) as error:
         reason = error.got if isinstance(error, QkvError) else repr(error)
         raise _damaged(folder / DESCRIPTION, f"what cannot be used: {reason}") from error
     if tokenizer.size > config.vocab:
@@ -244,7 +286,7 @@ def _read_description(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"no {DESCRIPTION} in {folder}", "a checkpoint folder of qkv", _ADVICE
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path, str(error)) from error
     if not isinstance(description, dict):
         raise _damaged(path, "no JSON object")

@@ -7,13 +7,12 @@ model of another shape.
 from __future__ import annotations
 
 import dataclasses
-import re
-import types
-import typing
+import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, cast, get_args, get_origin
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
-from qkv.errors import ConfigError
+from qkv.errors import ConfigError, ResourceError
+from qkv.models.fields import build, require_positive, require_types
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,11 +23,8 @@ __all__ = [
     "TransformerConfig",
     "config_of",
     "from_json",
-    "parse_setting",
     "to_json",
 ]
-
-Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
@@ -208,87 +204,32 @@ def from_json(data: dict[str, Any]) -> ModelConfig:
     return build(RungConfig, fields)
 
 
-def build(cls: type[Config], values: dict[str, Any]) -> Config:
-    """Return ``cls(**values)`` with every name and type checked.
-
-    Raises:
-        ConfigError: an unknown or missing field, or a value of the wrong type.
-    """
-    known = field_types(cls)
-    for name, value in values.items():
-        if name not in known:
-            raise ConfigError(
-                f"the setting {name!r} of {cls.__name__}",
-                f"one of {', '.join(known)}",
-                "check its spelling",
-            )
-        require_fit(name, value, known[name])
-    missing = [
-        field.name
-        for field in dataclasses.fields(cls)  # type: ignore[arg-type]
-        if field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-        and field.name not in values
-    ]
-    if missing:
-        raise ConfigError(
-            f"no {', '.join(missing)}", f"every field of {cls.__name__}", "add what is missing"
+def require_memory(config: ModelConfig) -> None:
+    """Raise a ResourceError for weights beyond this machine's memory, before any is taken."""
+    if isinstance(config, TransformerConfig):
+        C, H, G = config.head_width_, config.heads, config.kv_heads_
+        block = config.width * ((2 * H + 2 * G) * C + 2 * config.hidden_)
+        numbers = config.layers * block + (2 * config.vocab + config.context) * config.width
+    else:
+        # The bigrams are tables of V²; the others have at most a few matrices a level.
+        width, vocab = config.width, config.vocab
+        numbers = vocab**2 if "bigram" in config.kind else 3 * width**2 + vocab * width
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # not told on this system
+        return
+    if 4 * numbers > memory:
+        raise ResourceError(
+            f"a model of about {numbers:.2g} numbers",
+            f"at most {memory / 4:.2g}, which is what {memory / 2**30:.0f} GiB of memory hold",
+            "lower layers, width, heads or vocab",
         )
-    return cls(**values)
-
-
-def parse_setting(cls: type[Any], name: str, text: str) -> Any:
-    """Return the value that ``name=text`` gives a field of ``cls``.
-
-    Raises:
-        ConfigError: an unknown field or a text that is not of its type.
-
-    >>> parse_setting(TransformerConfig, "window", "none") is None
-    True
-    >>> parse_setting(TransformerConfig, "width", "192")
-    192
-    """
-    known = field_types(cls)
-    if name not in known:
-        raise ConfigError(f"the setting {name!r}", f"one of {', '.join(known)}", "check its name")
-    for candidate in _readings(text):
-        if _fits(candidate, known[name]):
-            return float(candidate) if known[name] is float else candidate
-    raise ConfigError(f"{name}={text}", _describe(known[name]), f"give {name} such a value")
-
-
-def field_types(cls: type[Any]) -> dict[str, Any]:
-    """Return the fields of a config class with their types."""
-    hints = typing.get_type_hints(cls)
-    return {field.name: hints[field.name] for field in dataclasses.fields(cls)}
-
-
-def require_types(config: Any) -> None:
-    """Raise a ConfigError where a field's value is not of its declared type."""
-    for name, kind in field_types(type(config)).items():
-        require_fit(name, getattr(config, name), kind)
-
-
-def require_fit(name: str, value: Any, kind: Any) -> None:
-    """Raise a ConfigError where a value is not of the type that its name asks for."""
-    if not _fits(value, kind):
-        raise ConfigError(f"{name}={value!r}", _describe(kind), f"give {name} such a value")
-
-
-def require_positive(config: Any, *names: str, optional: bool = False) -> None:
-    """Raise a ConfigError where a named field is not above zero (or ``None``, if optional)."""
-    for name in names:
-        value = getattr(config, name)
-        if value is None and optional:
-            continue
-        if not value > 0:
-            raise ConfigError(f"{name}={value}", "a value above 0", f"raise {name}")
 
 
 def require_divisible(width: int, heads: int) -> None:
     """Raise a ConfigError where the heads do not divide the width."""
     if width % heads:
-        near = [count for count in divisors(width) if count <= 2 * heads][-3:]
+        near = divisors(width, 2 * heads)[-3:]
         raise ConfigError(
             f"{heads} heads for width {width}",
             "a number of heads that divides the width",
@@ -296,50 +237,10 @@ def require_divisible(width: int, heads: int) -> None:
         )
 
 
-def divisors(number: int) -> list[int]:
-    """Return the divisors of a number, ascending.
+def divisors(number: int, at_most: int = 1000) -> list[int]:
+    """Return the divisors of a number up to a bound, ascending.
 
     >>> divisors(12)
     [1, 2, 3, 4, 6, 12]
     """
-    return [candidate for candidate in range(1, number + 1) if number % candidate == 0]
-
-
-def _readings(text: str) -> list[Any]:
-    """What a text may mean, the strictest first."""
-    lowered = text.strip().lower()
-    named = {"none": None, "true": True, "false": False, "yes": True, "no": False}
-    if lowered in named:
-        return [named[lowered], text]
-    readings: list[Any] = []
-    # A comma may group thousands; 0,003 must not be read as 3.
-    grouped = re.fullmatch(r"[+-]?\d{1,3}(,\d{3})+", lowered)
-    digits = lowered.replace(",", "") if grouped else lowered
-    for convert in (int, float):
-        try:
-            readings.append(convert(digits))
-        except ValueError:
-            continue
-    return [*readings, text]
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    if get_origin(kind) is Literal:
-        return value in get_args(kind)
-    if get_origin(kind) in (typing.Union, types.UnionType):
-        return any(_fits(value, member) for member in get_args(kind))
-    if kind is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number and abs(value) < float("inf")  # not a number is not below
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _describe(kind: Any) -> str:
-    if get_origin(kind) is Literal:
-        return f"one of {', '.join(get_args(kind))}"
-    if get_origin(kind) in (typing.Union, types.UnionType):
-        return " or ".join(_describe(member) for member in get_args(kind))
-    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    return names.get(kind, "none" if kind is types.NoneType else str(kind))
+    return [count for count in range(1, min(number, at_most, 1000) + 1) if number % count == 0]

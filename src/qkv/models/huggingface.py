@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from qkv.errors import CheckpointError, ConfigError
-from qkv.models.config import TransformerConfig, build
+from qkv.models.config import TransformerConfig
+from qkv.models.fields import build
 
 __all__ = ["config_from_huggingface", "weights_from_huggingface"]
 

@@ -11,12 +11,14 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from qkv.errors import CheckpointError
+from qkv.errors import CheckpointError, QkvError
 from qkv.models.checkpoint import (
     DESCRIPTION,
     MODEL,
+    WRONG_JSON,
     Checkpoint,
     load_checkpoint,
+    load_newest,
     load_weights,
     read_tensors,
 )
@@ -53,7 +55,7 @@ a Hugging Face folder; check the path
             return load_checkpoint(path)
         config = _read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
         if "model" in config or (path / "checkpoints").is_dir():
-            return _newest(path)
+            return load_newest(path)
         if "model_type" in config:
             return _load_huggingface(path, config)
     except OSError as error:
@@ -72,7 +74,12 @@ a Hugging Face folder; check the path
 
 
 def _load_huggingface(path: Path, data: dict[str, Any]) -> Checkpoint:
-    config = config_from_huggingface(data)
+    try:
+        config = config_from_huggingface(data)
+    except WRONG_JSON as error:
+        if isinstance(error, QkvError):
+            raise
+        raise _broken(path / CONFIG, repr(error)) from error
     state = _read_shards(path)
     model = Transformer(config)
     load_weights(model, weights_from_huggingface(state, config, data["model_type"]), path)
@@ -121,27 +128,10 @@ def _read_tokenizer(path: Path) -> Tokenizer | None:
     return BPETokenizer({**model, "truncation": None, "padding": None})
 
 
-def _newest(path: Path) -> Checkpoint:
-    folders = sorted((path / "checkpoints").glob("step-*"))
-    if not folders:
-        raise CheckpointError(
-            f"no checkpoint yet in {path}",
-            "a run that has saved once",
-            f"go on with `qkv train --resume {path}`",
-        )
-    try:
-        return load_checkpoint(folders[-1])
-    except CheckpointError as error:
-        if len(folders) == 1:
-            raise
-        earlier = f"the one before is {folders[-2]}: give that folder"
-        raise CheckpointError(error.got, error.expected, earlier) from error
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _broken(path, str(error)) from error
     if not isinstance(data, dict):
         raise _broken(path, "no JSON object")

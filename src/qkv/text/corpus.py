@@ -268,12 +268,21 @@ def _files_below(folder: Path, skipped: list[str]) -> list[Path]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = [below / name for name in names if not name.startswith(".")]
         # A pipe or a device would block, or never end.
-        found += [path for path in paths if path.is_file()]
+        found += [path for path in paths if _is_file(path)]
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a link to what may not be looked at
+        return False
 
 
 def _read_text(path: Path) -> str:
     try:
+        if path.is_char_device() or path.is_block_device():
+            raise TextError(f"the device {path}", "a text", "give a file, a folder or -")
         content = path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error

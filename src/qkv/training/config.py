@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qkv.errors import ConfigError
-from qkv.models.config import require_positive
+from qkv.models.fields import require_positive
 
 __all__ = ["TrainingConfig"]
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qkv.errors import ConfigError
-from qkv.models.config import ModelConfig, RungConfig, TransformerConfig, build, parse_setting
+from qkv.models.config import ModelConfig, RungConfig, TransformerConfig
+from qkv.models.fields import build, parse_setting
 from qkv.training.config import TrainingConfig
 
 __all__ = ["LADDER", "PRESETS", "Preset", "configure", "find_preset"]

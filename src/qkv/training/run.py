@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from qkv.errors import QkvError, TrainingError
+from qkv.errors import CheckpointError, QkvError, TrainingError
 from qkv.models import ModelConfig, Sampling, build_model
 from qkv.models.checkpoint import Checkpoint
 from qkv.training.config import TrainingConfig
@@ -110,6 +110,12 @@ def drive(run: RunDirectory, data: Data, *, device: str = "cpu") -> Generator[Ev
 def _drive(run: RunDirectory, data: Data, device: str) -> Generator[Event, None, None]:
     config, training, described = run.read_config()
     found = run.resume()
+    if found and (found[0].config != config or found[0].tokenizer != data.tokenizer):
+        raise CheckpointError(
+            f"{found[0].path} of another model or tokenizer",
+            f"a checkpoint of the run that {run.path} describes",
+            "put the run's own checkpoints back",
+        )
     model = (found[0].model if found else _new_model(config, training)).to(device)
     state = TrainingState(model, training, step=found[0].step if found else 0)
     if found:
@@ -118,7 +124,7 @@ def _drive(run: RunDirectory, data: Data, device: str) -> Generator[Event, None,
     if found:
         driver.take_up(found[0])
     total = training.steps(config.context)
-    if found and found[0].metrics.get("finished"):
+    if found and found[0].metrics.get("finished") and driver.last_loss is not None:
         run.write_status("finished", state.step, total)
         return
     run.write_status("running", state.step, total)
@@ -161,7 +167,8 @@ class _Driver:
 
     def take_up(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint and from logs that end with it."""
-        self.saved, self.last_loss = checkpoint.step, checkpoint.metrics.get("validation_loss")
+        loss = checkpoint.metrics.get("validation_loss")
+        self.saved, self.last_loss = checkpoint.step, loss if isinstance(loss, float) else None
         self.noted = {(name, line["step"]) for line in self.run.metrics() for name in line}
         self.noted |= {("text", line["step"]) for line in self.run.samples()}
 

@@ -32,16 +32,20 @@ from typing import Any
 
 from torch import Tensor
 
-from qkv.errors import CheckpointError, QkvError
+from qkv.errors import CheckpointError, QkvError, ResourceError
 from qkv.models.checkpoint import (
+    WRONG_JSON,
     Checkpoint,
     disk_error,
+    list_checkpoints,
     load_checkpoint,
+    load_newest,
     read_training_state,
     save_checkpoint,
     write_atomically,
 )
-from qkv.models.config import ModelConfig, build, from_json, to_json
+from qkv.models.config import ModelConfig, from_json, to_json
+from qkv.models.fields import build
 from qkv.text import Tokenizer
 from qkv.training.config import TrainingConfig
 from qkv.training.locks import locked
@@ -75,6 +79,19 @@ class RunDirectory:
         """Return whether a run was started here."""
         return (self.path / CONFIG).is_file()
 
+    def require_new(self) -> None:
+        """Raise a CheckpointError where the folder holds anything: nothing of it may be lost."""
+        if self.exists():
+            raise CheckpointError(
+                f"a run at {self.path} already",
+                "a new folder",
+                f"go on with `qkv train --resume {self.path}`, or choose another --out",
+            )
+        if self.path.is_dir() and any(self.path.iterdir()):
+            raise CheckpointError(
+                f"other files in {self.path}", "a new or empty folder", "choose another --out"
+            )
+
     def create(
         self,
         model: ModelConfig,
@@ -88,12 +105,7 @@ class RunDirectory:
             CheckpointError: a run is there already.
             ResourceError: the disk refused.
         """
-        if self.exists():
-            raise CheckpointError(
-                f"a run at {self.path} already",
-                "a new folder",
-                f"go on with `qkv train --resume {self.path}`, or choose another --out",
-            )
+        self.require_new()
         write_atomically(self.path / TOKENIZER, json.dumps(tokenizer.to_json()) + "\n")
         # Last, since it is what makes the folder a run.
         write_atomically(
@@ -130,18 +142,18 @@ class RunDirectory:
         path = self.path / CONFIG
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            return (
-                from_json(data["model"]),
-                build(TrainingConfig, data["training"]),
-                dict(data["data"]),
-            )
+            described = {**data["data"]}
+            for name in ("source", "sha256", "prompt", "device"):
+                if not isinstance(described[name], str):
+                    raise TypeError(f"{name} is {described[name]!r}")
+            return from_json(data["model"]), build(TrainingConfig, data["training"]), described
         except FileNotFoundError:
             raise CheckpointError(
                 f"no {CONFIG} in {self.path}",
                 "a run directory",
                 "start one with `qkv train --out " + str(self.path) + "`",
             ) from None
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, *WRONG_JSON) as error:
             reason = error.got if isinstance(error, QkvError) else repr(error)
             raise CheckpointError(
                 f"{path}: {reason}", "the file as it was written", "train the run again"
@@ -196,7 +208,7 @@ class RunDirectory:
                     line = json.loads(text)
                 except ValueError:
                     continue
-                if isinstance(line, dict):
+                if isinstance(line, dict) and isinstance(line.get("step"), int):
                     yield line
 
     # Checkpoints ---------------------------------------------------------------------------
@@ -217,6 +229,12 @@ class RunDirectory:
         Raises:
             ResourceError: the disk refused; the earlier checkpoints stay.
         """
+        if not self.exists():
+            raise ResourceError(
+                f"no {CONFIG} in {self.path} any more",
+                "the run's folder to stay while it is trained",
+                "start the run anew, and keep its folder",
+            )
         for name in (METRICS, SAMPLES):
             self._flush(name)
         folder = self._checkpoints / f"step-{step:08d}"
@@ -239,30 +257,16 @@ class RunDirectory:
 
     def checkpoints(self) -> list[Path]:
         """Return the checkpoint folders, oldest first."""
-        return sorted(self._checkpoints.glob("step-*"))
+        return list_checkpoints(self._checkpoints)
 
     def latest(self) -> Checkpoint:
         """Load the newest checkpoint.
 
         Raises:
-            CheckpointError: none yet, or a damaged one (the older ones are named).
+            CheckpointError: no run, none yet, or a damaged one (the one before is named).
         """
-        folders = self.checkpoints()
-        if not folders:
-            self.read_config()
-            raise CheckpointError(
-                f"no checkpoint yet in {self.path}",
-                "a run that has saved once",
-                f"go on with `qkv train --resume {self.path}`",
-            )
-        try:
-            return load_checkpoint(folders[-1])
-        except CheckpointError as error:
-            if len(folders) > 1:
-                error = CheckpointError(
-                    error.got, error.expected, f"the one before is {folders[-2]}: give that folder"
-                )
-            raise error from None
+        self.read_config()
+        return load_newest(self.path)
 
     def resume(self) -> tuple[Checkpoint, dict[str, Tensor]] | None:
         """Return the newest whole checkpoint with its training state; cut the logs back to it.
