@@ -230,3 +230,58 @@ def test_a_comma_is_no_decimal_point(
     assert "learning_rate" in refused("train", "--set", f"learning_rate={value}", "--out", out)
     assert "budget" in refused("train", "--budget", f"{value}M", "--out", out)
     assert not out.exists()
+
+
+def test_a_folder_with_other_files_is_left_alone(
+    refused: Callable[..., str], tmp_path: Path, text_file: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "tokenizer.json").write_text("mine")
+    for name in ("train", "ladder"):
+        assert "other files in" in refused(name, "--data", text_file, "--out", mine)
+    assert [path.name for path in mine.iterdir()] == ["tokenizer.json"]
+    assert (mine / "tokenizer.json").read_text() == "mine"
+
+
+def test_checkpoints_of_another_run_are_not_taken_up(
+    refused: Callable[..., str], command: Command, tmp_path: Path, text_file: Path
+) -> None:
+    small = ("--set", "layers=1", "--set", "heads=2", "--set", "context=16", "--budget", "640")
+    for name, width in (("one", "16"), ("two", "32")):
+        ended = command("train", "--data", text_file, "--out", tmp_path / name, *small,
+                        "--set", f"width={width}")  # fmt: skip
+        assert ended.code == 0, ended.err
+    shutil.rmtree(tmp_path / "one" / "checkpoints")
+    shutil.copytree(tmp_path / "two" / "checkpoints", tmp_path / "one" / "checkpoints")
+    line = refused("train", "--resume", tmp_path / "one", notices=1)
+    assert "another model or tokenizer" in line
+
+
+@pytest.mark.parametrize("setting", ["width=3000000000", "layers=1000000000", "vocab=5"])
+def test_a_model_beyond_memory_is_refused_at_once(
+    setting: str, refused: Callable[..., str], tmp_path: Path, text_file: Path
+) -> None:
+    out = tmp_path / "out"
+    line = refused("train", "--data", text_file, "--set", setting, "--out", out)
+    assert ("memory" in line) == (setting != "vocab=5")
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("config.json", "[" * 100_000),
+        ("config.json", '{"model": 5}'),
+        ("metrics.jsonl", '{"step": "1"}\n{"a": 1}\n'),
+    ],
+)
+def test_odd_json_in_a_run_is_one_line(
+    name: str, edit: str, command: Command, tmp_path: Path, trained: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / name).write_text(edit)
+    ended = command("train", "--resume", run)
+    assert ended.code == (2 if name == "config.json" else 0), ended.err
+    assert "Traceback" not in ended.err

@@ -45,7 +45,7 @@ app.command("doctor", rich_help_panel=TOOLS)(doctor_command)
 WELCOME = """\
 [bold]qkv[/] builds, trains and looks inside causal self-attention.
 
-  [bold]qkv demo[/]      train every model from bigram to Transformer on Shakespeare: two minutes
+  [bold]qkv demo[/]      train every model from bigram to Transformer, in a minute or two
   [bold]qkv steps[/]     one step of attention by hand, every number shown
   [bold]qkv train[/]     one model on your own text:  qkv train --data notes.txt
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from qkv.cli.console import count, out, print_json
+from qkv.cli.console import count, err, out, print_json
 from qkv.cli.options import AsJson
 
 
@@ -30,6 +30,7 @@ def bench_command(
     """
     from qkv.bench import SUITES
 
+    err().print(f"Measuring {what}: half a minute to some minutes …", style="dim")
     found = SUITES[what](**({} if rounds is None else {"rounds": rounds}))
     if as_json:
         print_json([measurement.to_json() for measurement in found])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from qkv.cli.console import count, duration, out, print_json
+from qkv.cli.console import count, duration, err, out, print_json
 
 if TYPE_CHECKING:
     from qkv.training.recipes import Preset
@@ -17,6 +17,7 @@ def print_estimate(recipe: Preset, model: Any, training: Any, data: Data, as_jso
     """Say what a run would need, from counting, and from timing some steps."""
     from qkv.training.estimate import estimate
 
+    err().print("Timing some steps …", style="dim")
     told = estimate(model, training, data)
     if as_json:
         print_json(told)

@@ -131,7 +131,11 @@ def parse_budget(text: str) -> tuple[int | None, float | None]:
             if not 0 < value < 1e9:
                 raise ConfigError(f"a budget of {text!r}", "a time above 0", "try 60s or 5min")
             return None, value
-    return parse_tokens(text), None
+    try:
+        return parse_tokens(text), None
+    except ConfigError as error:
+        remedy = "try 500k or 2M tokens, or a time: 60s, 5min"
+        raise ConfigError(error.got, error.expected, remedy) from None
 
 
 def _ladder(  # noqa: PLR0917 (options have names)
@@ -210,9 +214,9 @@ def _plan(  # noqa: PLR0917 (options have names)
     check_new(folder)
     require_writable(folder)
     data = load_data(source, kind, tell)
-    tell("Timing the rungs …")
     started = time.perf_counter()
-    costs = time_rungs(chosen, data, settings)
+    with err().status(f"Timing {len(chosen)} rungs, a second each at most …"):
+        costs = time_rungs(chosen, data, settings)
     spent = time.perf_counter() - started
     if tokens is None:
         tokens = fit_budget(costs, (seconds or AT_MOST_SECONDS) - spent, data)
@@ -221,7 +225,13 @@ def _plan(  # noqa: PLR0917 (options have names)
         if seconds is None:
             tokens = min(TOKENS, max(AT_LEAST_TOKENS, tokens))
             if tokens < TOKENS:
-                tell(f"A slow or busy machine: {tokens:,} tokens a rung, not {TOKENS:,}.")
+                tell(
+                    f"This machine is slow or busy: {tokens:,} tokens a rung, not {TOKENS:,}, to "
+                    f"end within {AT_MOST_SECONDS:.0f} s"
+                    + ("." if tokens > AT_LEAST_TOKENS else ", or later: fewer show nothing.")
+                )
+        if tokens < AT_LEAST_TOKENS:
+            tell(f"With {tokens:,} tokens the deeper rungs learn little yet: counting may win.")
     plan = Plan(
         rungs=[rung.name for rung in chosen],
         tokens=tokens,

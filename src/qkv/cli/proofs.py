@@ -39,9 +39,12 @@ def print_proofs(console: Console, proofs: Sequence[Proof]) -> None:
 
 
 def print_influence(console: Console, influence: Influence) -> None:
-    """Print how much a token moves the last prediction, by its distance back."""
-    tokens = "1 token" if influence.reach == 1 else f"{influence.reach} tokens"
-    console.print(f"How far back it looks: {tokens}. A changed token moves the last prediction by")
+    """Print how much a token moves the last prediction, by its distance back: total variation."""
+    tokens = "one" if influence.reach == 1 else f"{influence.reach} tokens"
+    console.print(
+        f"It looks at the last {tokens}. Changing one, so far back, moves the next token's "
+        "probabilities by (0: not at all, 1: wholly)"
+    )
     widest = max(filter(math.isfinite, influence.effects), default=0.0) or 1.0
     for distance, effect in zip(influence.distances, influence.effects, strict=True):
         bar = "━" * round(32 * effect / widest) if math.isfinite(effect) else ""

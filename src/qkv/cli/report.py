@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ def print_report(
     uniform = math.log(data.tokenizer.size)
     console.print()
     console.print(
-        f"Loss in nats a token on all {count(len(data.validation))} tokens of validation text; "
+        f"Loss: nats a token, over {count(len(data.validation) - 1)} tokens of validation text; "
         f"guessing is {uniform:.3f}. “Looks back” is measured: the farthest token whose change "
         "moves the prediction.",
         style="dim",
@@ -55,7 +56,7 @@ def print_report(
         checkpoint = _load(shown)
         _print_proofs(console, shown, checkpoint, data)
         _print_head(console, shown, checkpoint, data, plan)
-    _print_next(console, folder, best)
+    _print_next(console, folder, shown or best)
 
 
 def ladder_table(plan: Plan, results: Sequence[RungResult], width: int) -> Table:
@@ -124,8 +125,12 @@ def _print_head(
     """Draw the head that looks most decidedly at other tokens, on a passage it has not seen."""
     from qkv.views.terminal import heatmap
 
-    console.print(f"\n[bold]One trained head of: {escape(result.title)}[/]")
     chosen = decided_head(checkpoint, data, plan)
+    layer, head = chosen.name[1:].split("H")
+    console.print(
+        f"\n[bold]One trained head of: {escape(result.title)}[/]  "
+        f"[dim]layer {layer}, head {head}, which most picks out single tokens[/]"
+    )
     console.print(heatmap(chosen, width=console.width))
 
 
@@ -153,8 +158,8 @@ def decided_head(checkpoint: Checkpoint, data: Data, plan: Plan) -> AttentionMap
     return max(trace, key=decided)
 
 
-def _print_next(console: Console, folder: Path, best: RungResult) -> None:
-    run = short_path(best.run)
+def _print_next(console: Console, folder: Path, shown: RungResult) -> None:
+    run = shlex.quote(short_path(shown.run))
     console.print(f"\nThe run directories are in [bold]{escape(short_path(folder))}[/]. Next:")
     told = {
         f"qkv sample {run}": "more of its text",

@@ -64,6 +64,11 @@ a Hugging Face folder; check the path
             "files that may be read",
             "check the permissions and the disk",
         ) from error
+    if (path / "ladder.json").is_file():
+        runs = ", ".join(sorted(run.name for run in path.iterdir() if run.is_dir()))
+        raise CheckpointError(
+            f"the folder of a ladder, {path}", f"one of its runs: {runs}", "add it"
+        )
     if _pickles(path):
         raise _pickle(_pickles(path)[0])
     raise CheckpointError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +93,7 @@ def choose_prompt(data: Data) -> str:
     for speaker in ("ROMEO:", "ROMEO."):
         if speaker in data.corpus.text:
             return speaker
-    beginning = data.corpus.split()[1].lstrip()[:24]
-    words = beginning.split()
+    # The split may fall inside a word: the first that is whole, and a word.
+    _, _, beginning = data.corpus.split()[1][:400].partition(" ")
+    words = re.findall(r"[^\W\d_]{2,}", beginning)
     return words[0] if words else data.corpus.text[:1]

@@ -41,7 +41,10 @@ class Evaluation:
     @property
     def per_character(self) -> float | None:
         """Nats a character: what compares tokenizers."""
-        return self.loss * self.tokens / self.characters if self.characters else None
+        if self.characters is None or self.characters < 2:
+            return None
+        # The first is not predicted; with one token a character both losses are then the same.
+        return self.loss * self.tokens / (self.characters - 1)
 
     @property
     def perplexity(self) -> float:

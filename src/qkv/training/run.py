@@ -21,6 +21,7 @@ from torch import nn
 from qkv.errors import CheckpointError, QkvError, TrainingError
 from qkv.models import ModelConfig, Sampling, build_model
 from qkv.models.checkpoint import Checkpoint
+from qkv.models.config import require_memory
 from qkv.training.config import TrainingConfig
 from qkv.training.data import Data, choose_prompt
 from qkv.training.evaluation import evaluate, sample_text
@@ -80,6 +81,7 @@ def start(  # noqa: PLR0917 (two of them have defaults)
         TextError: text shorter than the context.
     """
     data.require(model.context)
+    require_memory(model)
     if training.precision == "auto":
         training = replace(training, precision=choose_precision(device))
     described = {
