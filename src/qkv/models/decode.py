@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from qkv.attention import Causal
 from qkv.attention.fused import attend
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ class Decoder:
         keys, values = self.cache.keys[layer], self.cache.values[layer]
         weight, bias = attention.project.weight, attention.project.bias
         add_output = adding(attention.output)
+        # One query is the last token, and the past is all that a causal mask leaves it.
+        mask = None if isinstance(attention.mask, Causal) else attention.mask
         normalise = None
         if attention.gain is not None:
             normalise = rms(C, attention.norm_eps, attention.gain[:, 0])
@@ -94,7 +97,7 @@ class Decoder:
                 turning[:, :H].unsqueeze(2),
                 keys.narrow(2, 0, at + 1),
                 values.narrow(2, 0, at + 1),
-                mask=attention.mask,
+                mask=mask,
                 bias=attention.bias,
                 scale=attention.scale,
                 softcap=attention.softcap,
