@@ -81,3 +81,14 @@ def test_the_install_beside_torch_names_every_other_dependency() -> None:
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_picture_shows_every_rung_and_the_proofs() -> None:
+    from xml.etree import ElementTree
+
+    from qkv.training.recipes import LADDER
+
+    root = ElementTree.parse(ROOT / "docs" / "demo.svg").getroot()
+    shown = "".join(root.itertext()).replace("\xa0", " ")
+    for piece in [*(rung.title for rung in LADDER), "above the diagonal", "uniform average"]:
+        assert piece in shown
