@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qkv.attention import Causal, Full, Given, Mask, Padding, Prefix, Window, as_mask
+from qkv.attention import Causal, Full, Given, Mask, Padding, Prefix, Window, as_mask, attend
 from qkv.errors import ConfigError, ShapeError
 
 QUERIES, KEYS = 11, 13
@@ -149,3 +151,30 @@ def test_errors_say_what_to_do() -> None:
         Padding((1, 2)).check((3, 1, 5, 5))
     with pytest.raises(ShapeError, match="broadcasts"):
         Given(np.ones((2, 5), dtype=bool)).check((3, 1, 5, 5))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Window(1.5),  # type: ignore[arg-type]
+        lambda: Window(float("nan")),  # type: ignore[arg-type]
+        lambda: Prefix("a"),  # type: ignore[arg-type]
+        lambda: Padding((2.7,)),  # type: ignore[arg-type]
+        lambda: Padding(3),  # type: ignore[arg-type]
+    ],
+)
+def test_sizes_are_whole_numbers(make: Callable[[], Mask]) -> None:
+    with pytest.raises(ConfigError):
+        make()
+
+
+def test_a_window_wider_than_any_text_is_causal() -> None:
+    np.testing.assert_array_equal(Window(10**30).dense(5, 7), Causal().dense(5, 7))
+
+
+def test_a_bias_of_booleans_is_a_mask_by_mistake() -> None:
+    allowed = np.tri(3, dtype=bool)
+    x = np.ones((1, 1, 3, 2))
+    for kind in (np.asarray, torch.from_numpy):
+        with pytest.raises(ShapeError, match="mask="):
+            attend(kind(x), kind(x), kind(x), bias=kind(allowed))

@@ -59,7 +59,7 @@ from qkv.attention.masking import Full, Given, Mask, as_mask, fit
 from qkv.attention.masks import Causal
 from qkv.attention.shapes import check_bias, check_heads, check_options
 from qkv.attention.steps import BiasTiles
-from qkv.attention.tiles import Bias, Scoring, attend_backward, attend_forward
+from qkv.attention.tiles import Bias, through_tiles
 from qkv.errors import ShapeError
 
 __all__ = ["attend", "choose_path"]
@@ -258,7 +258,7 @@ def _check_terms(mask: Any, bias: Any, target: tuple[int, ...]) -> Mask:
     asked = as_mask(mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask)
     asked.check(target)
     if isinstance(bias, Tensor):
-        check_bias(bias.shape, target)
+        check_bias(bias, target)
     elif bias is not None:
         if not isinstance(bias, BiasTiles):
             raise ShapeError(
@@ -267,7 +267,7 @@ def _check_terms(mask: Any, bias: Any, target: tuple[int, ...]) -> Mask:
                 "convert it with torch.from_numpy",
             )
         corner = bias.tile(range(1), range(1), queries=target[2], keys=target[3])
-        check_bias(corner.shape, target)
+        check_bias(corner, target)
     return asked
 
 
@@ -344,62 +344,3 @@ def _table(
     if not empty.any():
         return table, None
     return table.masked_fill(empty, 0.0), empty
-
-
-def through_tiles(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    *,
-    mask: Any,
-    bias: Bias,
-    scale: float | None,
-    softcap: float | None,
-) -> tuple[Tensor, Tensor]:
-    """Tiles with an online softmax; serves every case, and gives lse."""
-    (batch, heads, queries, width), (groups, keys) = q.shape, k.shape[1:3]
-    asked = _check_terms(mask, bias, (batch, heads, queries, keys))
-    how = Scoring(
-        mask=asked,
-        bias=bias,
-        scale=width**-0.5 if scale is None else scale,
-        softcap=softcap,
-        heads=heads,
-        keys_heads=groups,
-        queries=queries,
-        keys=keys,
-    )
-    tensor_bias = bias if isinstance(bias, Tensor) else None
-    out = _Blocked.apply(q, k, v, tensor_bias, how)  # type: ignore[no-untyped-call]
-    return cast("tuple[Tensor, Tensor]", out)
-
-
-class _Blocked(torch.autograd.Function):
-    """Attention by tiles; saves q, k, v, the result and lse, never a pattern."""
-
-    @staticmethod
-    def forward(  # noqa: PLR0917 (torch passes them by position)
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, how: Scoring
-    ) -> tuple[Tensor, Tensor]:
-        mixed, lse = attend_forward(q, k, v, how)
-        ctx.save_for_backward(q, k, v, mixed, lse, bias)
-        ctx.how = how
-        ctx.set_materialize_grads(False)
-        return mixed, lse
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(
-        ctx: Any, d_mixed: Tensor | None, d_lse: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        q, k, v, mixed, lse, bias = ctx.saved_tensors
-        if d_mixed is None:
-            d_mixed = torch.zeros_like(mixed)
-        with_bias = bias is not None and ctx.needs_input_grad[3]
-        # Backward may run under the caller's autocast, though forward did not.
-        with torch.autocast(q.device.type, enabled=False):
-            sums = attend_backward(
-                q, k, v, mixed, lse, d_mixed, d_lse, ctx.how, with_bias=with_bias
-            )
-        d_bias = None if sums.bias is None else sums.bias.to(bias.dtype)
-        return sums.q.to(q.dtype), sums.k.to(k.dtype), sums.v.to(v.dtype), d_bias, None

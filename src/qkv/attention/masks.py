@@ -6,7 +6,10 @@ fewer queries than keys, query i stands at position i + K - Q: the last query se
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -41,6 +44,12 @@ __all__ = [
     "as_mask",
     "fit",
 ]
+
+
+def whole_number(what: str, value: Any) -> None:
+    """Raise a ConfigError for what is no whole number: 1.5 tokens mean nothing."""
+    if not isinstance(value, Integral):
+        raise ConfigError(f"{what} {value!r}", "a whole number of tokens", "give one")
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,11 @@ class Window(Mask):
     size: int
 
     def __post_init__(self) -> None:
+        whole_number("a window of", self.size)
         if self.size < 1:
             raise ConfigError(f"a window of {self.size} tokens", "at least 1", "give a larger one")
+        # Positions are 64-bit: a wider window than any text is as wide as it needs to be.
+        object.__setattr__(self, "size", min(int(self.size), 2**62))
 
     def allowed(
         self, rows: Positions, cols: Positions, *, queries: int, keys: int
@@ -109,6 +121,7 @@ class Prefix(Mask):
     length: int
 
     def __post_init__(self) -> None:
+        whole_number("a prefix of", self.length)
         if self.length < 0:
             raise ConfigError(f"a prefix of {self.length} tokens", "0 or more", "give 0 for none")
 
@@ -142,6 +155,11 @@ class Padding(Mask):
     lengths: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        given: Any = self.lengths
+        if not isinstance(given, Iterable):
+            raise ConfigError(f"lengths {self.lengths!r}", "one for each sequence", "give a tuple")
+        for length in self.lengths:
+            whole_number("a length of", length)
         object.__setattr__(self, "lengths", tuple(int(length) for length in self.lengths))
         if not self.lengths or min(self.lengths) < 0:
             raise ConfigError(f"lengths {self.lengths}", "one of 0 or more each", "correct them")

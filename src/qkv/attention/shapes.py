@@ -14,7 +14,15 @@ from typing import Any
 
 from qkv.errors import ConfigError, ShapeError
 
-__all__ = ["broadcasts", "check_bias", "check_heads", "check_options", "is_tensor", "join"]
+__all__ = [
+    "broadcasts",
+    "check_bias",
+    "check_heads",
+    "check_options",
+    "is_tensor",
+    "join",
+    "numbers",
+]
 
 
 def is_tensor(value: object) -> bool:
@@ -108,18 +116,29 @@ def _what_is_wrong(
     )
 
 
-def check_bias(shape: Sequence[int], target: Sequence[int]) -> None:
-    """Checks that a bias of `shape` can be added to scores of shape `target` (*B, H, Q, K).
+def check_bias(bias: Any, target: Sequence[int]) -> None:
+    """Checks that an array or tensor can be added to scores of shape `target` (*B, H, Q, K).
 
     Raises:
         ShapeError: where it cannot.
     """
-    if not broadcasts(shape, target):
+    if not broadcasts(numbers(bias).shape, target):
         raise ShapeError(
-            f"a bias of shape {tuple(shape)} for scores {tuple(target)}",
+            f"a bias of shape {tuple(bias.shape)} for scores {tuple(target)}",
             "a shape that broadcasts to (B, H, Q, K)",
             "give each axis of the bias its full size or 1",
         )
+
+
+def numbers(bias: Any) -> Any:
+    """Return a bias that is not of booleans: those are meant as a mask.
+
+    Raises:
+        ShapeError: booleans.
+    """
+    if str(getattr(bias, "dtype", "")) in ("bool", "torch.bool"):
+        raise ShapeError("a bias of booleans", "numbers to add to scores", "pass it as mask=")
+    return bias
 
 
 def check_options(scale: float | None, softcap: float | None) -> None:

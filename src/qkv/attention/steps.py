@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from qkv.attention.masking import Mask, MaskLike, Positions, as_mask, fit
-from qkv.attention.shapes import check_bias, check_heads, check_options
+from qkv.attention.shapes import check_bias, check_heads, check_options, numbers
 from qkv.errors import ShapeError
 
 __all__ = ["BiasLike", "BiasTiles", "ScoreTile", "Steps", "score_tile", "softmax", "steps"]
@@ -164,10 +164,10 @@ def bias_table(bias: BiasLike, shape: tuple[int, ...]) -> Array | None:
     if isinstance(bias, BiasTiles):
         table = bias.tile(range(queries), range(keys), queries=queries, keys=keys)
     else:
-        table = as_float64("a bias", bias)
+        table = as_float64("a bias", numbers(bias))
     if table.ndim == len(shape) + 1 and table.shape[0] == 1:
         table = table[0]
-    check_bias(table.shape, shape)
+    check_bias(table, shape)
     return table
 
 

@@ -12,14 +12,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import EllipsisType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from qkv.attention.masking import Mask
+from qkv.attention.masking import Mask, as_mask
 from qkv.attention.steps import BiasTiles
 
 __all__ = ["Scoring", "attend_backward", "attend_forward"]
@@ -222,3 +222,61 @@ def attend_backward(  # noqa: PLR0917 (what was saved, in its order)
             sums.q[:, :, here] += (stacked @ k_cols).view_as(q_rows).mul_(how.scale)
             sums.k[:, :, there] += stacked.mT @ stack_heads(q_rows, groups)
     return sums
+
+
+def through_tiles(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    mask: Mask | None,
+    bias: Bias,
+    scale: float | None,
+    softcap: float | None,
+) -> tuple[Tensor, Tensor]:
+    """Tiles with an online softmax; serves every case, and gives lse."""
+    (_, heads, queries, width), (groups, keys) = q.shape, k.shape[1:3]
+    how = Scoring(
+        mask=as_mask(mask),
+        bias=bias,
+        scale=width**-0.5 if scale is None else scale,
+        softcap=softcap,
+        heads=heads,
+        keys_heads=groups,
+        queries=queries,
+        keys=keys,
+    )
+    tensor_bias = bias if isinstance(bias, Tensor) else None
+    out = _Blocked.apply(q, k, v, tensor_bias, how)  # type: ignore[no-untyped-call]
+    return cast("tuple[Tensor, Tensor]", out)
+
+
+class _Blocked(torch.autograd.Function):
+    """Attention by tiles; saves q, k, v, the result and lse, never a pattern."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 (torch passes them by position)
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, how: Scoring
+    ) -> tuple[Tensor, Tensor]:
+        mixed, lse = attend_forward(q, k, v, how)
+        ctx.save_for_backward(q, k, v, mixed, lse, bias)
+        ctx.how = how
+        ctx.set_materialize_grads(False)
+        return mixed, lse
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: Any, d_mixed: Tensor | None, d_lse: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        q, k, v, mixed, lse, bias = ctx.saved_tensors
+        if d_mixed is None:
+            d_mixed = torch.zeros_like(mixed)
+        with_bias = bias is not None and ctx.needs_input_grad[3]
+        # Backward may run under the caller's autocast, though forward did not.
+        with torch.autocast(q.device.type, enabled=False):
+            sums = attend_backward(
+                q, k, v, mixed, lse, d_mixed, d_lse, ctx.how, with_bias=with_bias
+            )
+        d_bias = None if sums.bias is None else sums.bias.to(bias.dtype)
+        return sums.q.to(q.dtype), sums.k.to(k.dtype), sums.v.to(v.dtype), d_bias, None

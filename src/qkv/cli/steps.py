@@ -140,8 +140,16 @@ def _work(
     # Values don't matter until the softmax: their turn comes in steps_from_affinities, which knows
     # of missing ones.
     nothing = np.zeros((tokens, 1))
-    done = steps(query, keys, nothing, mask=allowed, bias=bias, scale=factor, softcap=softcap)
-    mixed = steps_from_affinities(done.biased[0], values, mask=allowed)
+    try:
+        with np.errstate(over="raise", invalid="raise"):
+            done = steps(
+                query, keys, nothing, mask=allowed, bias=bias, scale=factor, softcap=softcap
+            )
+            mixed = steps_from_affinities(done.biased[0], values, mask=allowed)
+    except FloatingPointError:
+        raise ConfigError(
+            "numbers whose products are beyond 10^308", "smaller ones", "scale them down"
+        ) from None
     return Worked(place + 1, tokens, seen, said, given, done, mixed)
 
 

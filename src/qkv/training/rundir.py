@@ -72,9 +72,6 @@ class RunDirectory:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
-    def __repr__(self) -> str:
-        return f"RunDirectory({str(self.path)!r})"
-
     def exists(self) -> bool:
         """Return whether a run was started here."""
         return (self.path / CONFIG).is_file()
@@ -287,7 +284,7 @@ class RunDirectory:
                 failure = failure or error
                 damaged.append(folder)
                 continue
-            for later in damaged:  # or the next save would drop a good one, as older, before it
+            for later in damaged:  # or the next save would drop a good one, as older
                 later.rename(later.with_name(f"damaged-{later.name}"))
             self._cut(found[0].step)
             return found
