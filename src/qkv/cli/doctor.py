@@ -223,12 +223,12 @@ def _there(folder: Path) -> Path:
 
 
 def _disk() -> Check:
-    from qkv.text.fetch import _cache_folder
+    from qkv.text.fetch import cache_folder
 
     here = Path.cwd()
     free = {
         "here": shutil.disk_usage(here).free / GB,
-        "cache": shutil.disk_usage(_there(_cache_folder())).free / GB,
+        "cache": shutil.disk_usage(_there(cache_folder())).free / GB,
     }
     said = f"{free['here']:,.1f} GB free here, {free['cache']:,.1f} GB in the cache's place"
     data = {"free_gb": free}
@@ -240,9 +240,9 @@ def _disk() -> Check:
 
 
 def _cache() -> Check:
-    from qkv.text.fetch import _cache_folder
+    from qkv.text.fetch import cache_folder
 
-    folder = _cache_folder()
+    folder = cache_folder()
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else []
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
     inside = f"{len(files)} files, {sum(sizes.values()) / 1e6:,.1f} MB" if files else "empty"

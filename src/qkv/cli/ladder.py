@@ -150,6 +150,7 @@ def _ladder(  # noqa: PLR0917 (options have names)
     *,
     as_json: bool,
 ) -> None:
+    from qkv.cli.report import print_report
     from qkv.training.ladder import estimate_seconds, read_plan, time_rungs
     from qkv.training.recipes import find_preset
 
@@ -176,7 +177,7 @@ def _ladder(  # noqa: PLR0917 (options have names)
     if as_json:
         print_json({"plan": asdict(plan), "results": [asdict(result) for result in results]})
         return
-    _report(folder, plan, data, results)
+    print_report(out(), folder, plan, data, results)
 
 
 def load_data(source: str, kind: Literal["char", "byte", "bpe"], tell: Any) -> Data:
@@ -283,10 +284,3 @@ def _climb(folder: Path, plan: Plan, data: Data, expected: list[float]) -> list[
         )
         raise typer.Exit(INTERRUPTED) from None
     return results
-
-
-def _report(folder: Path, plan: Plan, data: Data, results: list[RungResult]) -> None:
-    """Print the table, the proofs, a trained head, and what to do next."""
-    from qkv.cli.report import print_report
-
-    print_report(out(), folder, plan, data, results)

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from qkv.errors import ResourceError
 
-__all__ = ["Access", "Page", "cached", "download", "without_credentials"]
+__all__ = ["Access", "Page", "cache_folder", "cached", "download", "without_credentials"]
 
 Notice = Callable[[str], None]
 
@@ -209,7 +209,7 @@ def cached(
     if ``obtain`` gives other bytes, and whatever ``obtain`` raises.
     """
     folders = [Path(given) for given in [os.environ.get("QKV_DATA_DIR")] if given]
-    folders.append(_cache_folder())
+    folders.append(cache_folder())
     for folder in folders:
         content = _read(folder / name)
         if content is None:
@@ -232,7 +232,7 @@ def cached(
     return content, "fetched now"
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
     if given := os.environ.get("QKV_CACHE_DIR"):
         return Path(given)
     import platformdirs

@@ -292,11 +292,3 @@ def _require_finite(loss: float, what: str, step: int) -> None:
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def finished(run: RunDirectory) -> Checkpoint | None:
-    """Return a run's last checkpoint if it went to its end, else ``None``."""
-    if not run.checkpoints():
-        return None
-    latest = run.latest()
-    return latest if latest.metrics.get("finished") else None
