@@ -20,12 +20,13 @@ from qkv.attention import (
     Window,
     alibi_slopes,
     attend_gradients,
-    fused,
+    kernels,
     steps,
 )
 from qkv.attention import attend as attend_either
 from qkv.attention.fused import attend, choose_path
 from qkv.attention.masks import Mask
+from qkv.attention.tiles import through_tiles
 from qkv.errors import ConfigError, ShapeError
 
 B, H, G, Q, K, C, CV = 2, 6, 3, 61, 67, 5, 7
@@ -184,9 +185,9 @@ def test_the_three_paths_agree(groups: int, mask: Mask | None, dtype: torch.dtyp
     tensors = draw(dtype, queries=K, groups=groups, cv=C)
     causal, seed = mask is not None, torch.ones(B, H, K, C, dtype=dtype)
     outcomes = {
-        "sdpa": fused.through_sdpa(*tensors, causal=causal, scale=0.6),
-        "table": fused.through_table(*tensors, mask=mask, bias=None, scale=0.6),
-        "blocked": fused.through_tiles(*tensors, mask=mask, bias=None, scale=0.6, softcap=None)[0],
+        "sdpa": kernels.through_sdpa(*tensors, causal=causal, scale=0.6),
+        "table": kernels.through_table(*tensors, mask=mask, bias=None, scale=0.6)[0],
+        "blocked": through_tiles(*tensors, mask=mask, bias=None, scale=0.6, softcap=None)[0],
     }
     for mixed in outcomes.values():
         assert_close(mixed, outcomes["blocked"].detach().double(), TOLERANCE[dtype])
@@ -266,15 +267,28 @@ def test_keys_are_repeated_where_torch_cannot_share_them(monkeypatch: pytest.Mon
         asked.append((k.shape[1], v.shape[1], options["enable_gqa"]))
         return torch.empty_like(q)
 
-    monkeypatch.setattr(fused, "scaled_dot_product_attention", record)
+    monkeypatch.setattr(kernels, "scaled_dot_product_attention", record)
     for dtype, table in (
         (torch.float32, None),
         (torch.bfloat16, None),
         (torch.bfloat16, torch.zeros(1, 1, Q, K, device="meta")),
     ):
         elsewhere = [tensor.detach().to("meta") for tensor in draw(dtype, cv=C)]
-        fused._kernel(*elsewhere, table, causal=False, scale=None)
+        kernels._kernel(*elsewhere, table, causal=False, scale=None)
     assert asked == [(H, H, False), (G, G, True), (H, H, False)]
+
+
+@pytest.mark.parametrize("mask", [None, Causal(), Window(5), "table", "empty rows"])
+@pytest.mark.parametrize("groups", [G, H])
+def test_asking_for_lse_changes_no_bit_of_the_result(mask: Any, groups: int) -> None:
+    tensors = [x.detach() for x in draw(torch.float32, queries=K, groups=groups, cv=C)]
+    if isinstance(mask, str):
+        share = 0.5 if mask == "table" else 0.02
+        mask = torch.rand(B, 1, K, K, generator=torch.Generator().manual_seed(9)) < share
+    mixed, lse = attend(*tensors, mask=mask, return_lse=True)
+    assert torch.equal(mixed, attend(*tensors, mask=mask))
+    wanted = attend(*(x.double() for x in tensors), mask=mask, return_lse=True)[1]
+    assert_close(lse, wanted, 1e-6)
 
 
 @pytest.mark.parametrize("mask", [Causal(), Window(30)])
@@ -322,8 +336,8 @@ def test_bf16_against_fp64(groups: int) -> None:
     assert_close(low_lse, lse.detach(), 1e-5)
     plain = [
         with_lse,
-        fused.through_sdpa(*low, causal=True, scale=None),
-        fused.through_table(*low, mask=Causal(), bias=None, scale=None),
+        kernels.through_sdpa(*low, causal=True, scale=None),
+        kernels.through_table(*low, mask=Causal(), bias=None, scale=None),
     ]
     for mixed in plain:
         assert mixed.dtype is torch.bfloat16

@@ -52,10 +52,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import handle_torch_function, has_torch_function
 
-from qkv.attention.masking import Full, Given, Mask, as_mask, fit
+from qkv.attention.kernels import kernel_with_lse, learns, through_sdpa, through_table
+from qkv.attention.masking import Full, Given, Mask, as_mask
 from qkv.attention.masks import Causal
 from qkv.attention.shapes import check_bias, check_heads, check_options
 from qkv.attention.steps import BiasTiles
@@ -203,7 +203,9 @@ def choose_path(
     'sdpa'
     """
     queries, keys = q.shape[2], k.shape[2]
-    if lse or softcap is not None or not queries or not keys:
+    if softcap is not None or not queries or not keys:
+        return "blocked"
+    if lse and (learns(q, k, v) or q.dtype.itemsize < 4 or q.device.type != "cpu"):
         return "blocked"
     # torch's kernel of linear memory wants one width for k and v, and wants it contiguous.
     if q.shape[3] != v.shape[3] or not q.stride(3) == k.stride(3) == v.stride(3) == 1:
@@ -246,9 +248,16 @@ def _attend(
     path = choose_path(q, k, v, mask=mask, bias=bias, softcap=softcap, lse=lse)
     if path == "sdpa":
         causal = mask is not None and not isinstance(mask, Full) and q.shape[2] != 1
-        return through_sdpa(q, k, v, causal=causal, scale=scale)
-    if path == "table":
-        return through_table(q, k, v, mask=mask, bias=bias, scale=scale)
+        if not lse:
+            return through_sdpa(q, k, v, causal=causal, scale=scale)
+        if (found := kernel_with_lse(q, k, v, None, causal=causal, scale=scale)) is not None:
+            return found
+    elif path == "table":
+        if not lse:
+            return through_table(q, k, v, mask=mask, bias=bias, scale=scale)[0]
+        both = through_table(q, k, v, mask=mask, bias=bias, scale=scale, lse=True)
+        if both[1] is not None:
+            return both
     both = through_tiles(q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap)
     return both if lse else both[0]
 
@@ -269,78 +278,3 @@ def _check_terms(mask: Any, bias: Any, target: tuple[int, ...]) -> Mask:
         corner = bias.tile(range(1), range(1), queries=target[2], keys=target[3])
         check_bias(corner, target)
     return asked
-
-
-def _learns(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    return torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-
-
-def through_sdpa(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, scale: float | None) -> Tensor:
-    """torch's own kernel; causal only with as many queries as keys."""
-    if q.dtype.itemsize < 4 and q.device.type == "cpu" and _learns(q, k, v):
-        wide = through_sdpa(q.float(), k.float(), v.float(), causal=causal, scale=scale)
-        return wide.to(q.dtype)
-    batch, heads, queries, width = q.shape
-    groups = k.shape[1]
-    if heads != groups and queries == 1:
-        # One query: a group's heads stand as rows below its keys, and nothing is repeated.
-        rows = q.reshape(batch, groups, heads // groups, width)
-        mixed = scaled_dot_product_attention(rows, k, v, scale=scale)
-        return mixed.reshape(batch, heads, 1, v.shape[3])
-    return _kernel(q, k, v, None, causal=causal, scale=scale)
-
-
-def _kernel(
-    q: Tensor, k: Tensor, v: Tensor, table: Tensor | None, *, causal: bool, scale: float | None
-) -> Tensor:
-    """torch's kernel, with the keys and values of a group shared or, where it must be, repeated."""
-    grouped = q.shape[1] != k.shape[1]
-    if grouped and q.device.type != "cpu" and (q.dtype.itemsize >= 4 or table is not None):
-        # There only flash attention shares keys, which takes neither fp32 nor a table: torch would
-        # fall back to whole patterns. Repeating k and v is linear in T.
-        sharing = q.shape[1] // k.shape[1]
-        k, v = k.repeat_interleave(sharing, 1), v.repeat_interleave(sharing, 1)
-        grouped = False
-    return scaled_dot_product_attention(
-        q, k, v, attn_mask=table, is_causal=causal, scale=scale, enable_gqa=grouped
-    )
-
-
-def through_table(
-    q: Tensor, k: Tensor, v: Tensor, *, mask: Mask | None, bias: Bias, scale: float | None
-) -> Tensor:
-    """torch's own kernel, given bias and mask as one table that is added to the scores."""
-    dtype = q.dtype
-    if dtype.itemsize < 4 and (bias is not None or (q.device.type == "cpu" and _learns(q, k, v))):
-        q, k, v = q.float(), k.float(), v.float()
-    table, empty = _table(q, (*q.shape[:3], k.shape[2]), mask, bias)
-    mixed = _kernel(q, k, v, table, causal=False, scale=scale)
-    if empty is not None:
-        mixed = mixed.masked_fill(empty, 0.0)
-    return mixed.to(dtype)
-
-
-def _table(
-    q: Tensor, target: tuple[int, ...], mask: Mask | None, bias: Bias
-) -> tuple[Tensor, Tensor | None]:
-    """Bias, -inf where forbidden, in q's type; and the rows that allow nothing, if there are any.
-
-    Those rows have zeros in the table: what torch makes of a row of -inf differs by kernel.
-    """
-    queries, keys = target[2:]
-    if bias is None:
-        table = q.new_zeros(1, 1, 1, 1)
-    else:
-        if not isinstance(bias, Tensor):
-            tile = bias.tile(range(queries), range(keys), queries=queries, keys=keys)
-            bias = torch.from_numpy(np.ascontiguousarray(tile))
-        table = bias.detach().to(q)
-        table = table[(None,) * (4 - table.ndim)]
-    if mask is not None and not isinstance(mask, Full):
-        allowed = mask.table if isinstance(mask, Given) else mask.dense(queries, keys)
-        forbidden = torch.from_numpy(~fit(allowed, target)).to(q.device)
-        table = table.masked_fill(forbidden, -math.inf)
-    empty = table.amax(-1, keepdim=True) == -math.inf
-    if not empty.any():
-        return table, None
-    return table.masked_fill(empty, 0.0), empty
