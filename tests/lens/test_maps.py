@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from qkv.attention import ALiBi, Causal, Full, Mask, Padding, Prefix, Window, steps
-from qkv.errors import QkvError, ShapeError
+from qkv.errors import ConfigError, QkvError, ShapeError
 from qkv.lens import AttentionMap, Cell, brief, visible
 
 Q, K, C = 11, 13, 7
@@ -36,7 +36,7 @@ def test_map_equals_steps(
     some = pattern[2:9:3][:, [1, 12]]
     assert head.tile(range(2, 9, 3), [1, 12]) == pytest.approx(some, abs=1e-12)
     assert head.tile(slice(3, 5), slice(None)) == pytest.approx(pattern[3:5], abs=1e-12)
-    assert head.cell(10, 12) == pytest.approx(pattern[10, 12], abs=1e-12)
+    assert float(head.cell(10, 12)) == pytest.approx(pattern[10, 12], abs=1e-12)
 
 
 def test_map_equals_the_softmax_of_torch(rng: np.random.Generator) -> None:
@@ -77,12 +77,12 @@ def test_a_constant_added_to_the_scores_changes_nothing(rng: np.random.Generator
 @pytest.mark.parametrize("size", [1, 2, 5, 40])
 def test_pooling_takes_the_largest_of_each_block(size: int, rng: np.random.Generator) -> None:
     head = AttentionMap.of(*draw(rng), mask=Causal())
-    pooled, allowed = head.pool(size)
+    pooled, allowed = head.pool(size, "max"), head.pool_allowed(size)
     pattern, seen = head.pattern(), head.allowed(range(Q), range(K))
     for row in range(pooled.shape[0]):
         for col in range(pooled.shape[1]):
             block = np.s_[row * size : (row + 1) * size, col * size : (col + 1) * size]
-            assert pooled[row, col] == pattern[block].max()
+            assert pooled[row, col] == pytest.approx(pattern[block].max(), abs=1e-15)
             assert allowed[row, col] == seen[block].any()
 
 
@@ -91,10 +91,11 @@ def test_pooling_and_scanning_by_strips(
 ) -> None:
     q, k = draw(rng)
     whole = AttentionMap.of(q, k, mask=Causal(), labels=[str(x) for x in range(K)])
-    expected = whole.pool(3)[0], whole.strongest(), whole.lse
-    monkeypatch.setattr("qkv.lens.maps.STRIP_CELLS", 2 * K)
+    expected = whole.pool(3, "max"), whole.strongest(), whole.lse
+    monkeypatch.setattr("qkv.lens.sweep.TILE_CELLS", 6)
+    monkeypatch.setattr("qkv.lens.sweep.TILE_ROWS", 2)
     cut = AttentionMap.of(q, k, mask=Causal())
-    assert cut.pool(3)[0] == pytest.approx(expected[0], abs=1e-12)
+    assert cut.pool(3, "max") == pytest.approx(expected[0], abs=1e-12)
     assert cut.strongest() == expected[1]
     assert cut.lse == pytest.approx(expected[2], abs=1e-12)
 
@@ -137,3 +138,46 @@ def test_errors_say_what_to_do(rng: np.random.Generator) -> None:
         head.pool(0)
     with pytest.raises(QkvError, match="4,096"):
         AttentionMap(q=np.zeros((4097, 1)), k=np.zeros((4097, 1)), lse=np.zeros(4097)).pattern()
+
+
+def test_a_map_holds_the_very_arrays_it_is_given(rng: np.random.Generator) -> None:
+    q, k = (x.astype(np.float16) for x in draw(rng))
+    lse = np.zeros(Q, np.float32)
+    head = AttentionMap(q, k, lse)
+    assert head.q is q
+    assert head.k is k
+    assert head.lse is lse
+    assert head.tile([0], [1]).dtype == np.float64
+    assert AttentionMap.of(q, k).q is q
+
+
+def test_places_of_queries(rng: np.random.Generator) -> None:
+    q, k = draw(rng)
+    assert AttentionMap.of(q, k).places.tolist() == list(range(2, 13))
+    at = rng.integers(0, K, Q)
+    assert AttentionMap.of(q, k, at=at).places is at
+
+
+def test_rows_with_a_sink_sum_to_what_it_leaves(rng: np.random.Generator) -> None:
+    q, k = draw(rng)
+    plain, sinking = AttentionMap.of(q, k), AttentionMap.of(q, k, sink=1.3)
+    share = np.exp(1.3) / (np.exp(1.3) + np.exp(plain.lse))
+    assert sinking.pattern().sum(1) == pytest.approx(1 - share, abs=1e-12)
+    assert sinking.pattern() == pytest.approx(plain.pattern() * (1 - share)[:, None], abs=1e-12)
+
+
+def test_what_does_not_fit_is_told(rng: np.random.Generator) -> None:
+    q, k = draw(rng)
+    for field, value in (
+        ("v", np.zeros((Q, 3))),
+        ("v", np.zeros(K)),
+        ("at", np.arange(K)),
+        ("query_ids", np.arange(K)),
+        ("key_ids", np.arange(Q)),
+    ):
+        with pytest.raises(ShapeError, match=f"got {field} "):
+            AttentionMap.of(q, k, **{field: value})
+    with pytest.raises(ShapeError, match="output projection"):
+        AttentionMap.of(q, k, v=np.zeros((K, 3)), w_o=np.zeros((5, 3)))
+    with pytest.raises(ConfigError, match="score_mod with a softcap or a bias"):
+        AttentionMap.of(q, k, softcap=3.0, score_mod=lambda s, i, j: s)

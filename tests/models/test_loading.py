@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
+import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -15,9 +19,11 @@ from qkv.errors import CheckpointError
 from qkv.models import RungConfig, Transformer, build_model, to_json
 from qkv.models.checkpoint import save_checkpoint
 from qkv.models.loading import config_from_huggingface, load_model
-from qkv.text import CharTokenizer, train_tokenizer
+from qkv.text import ByteTokenizer, CharTokenizer, train_tokenizer
 
 from .conftest import GPT2, LLAMA, PLAIN, their_weights, write_folder
+from .gguf_writing import written_llama
+from .test_nanogpt import content, meta
 
 
 def write_checkpoint(folder: Path, step: int) -> Path:
@@ -38,10 +44,10 @@ def write_run(path: Path, *steps: int) -> Path:
     return path
 
 
-def line_of(path: Path | str) -> str:
+def line_of(path: Path | str, tokenizer: Path | None = None) -> str:
     """The one line with which loading fails."""
     with pytest.raises(CheckpointError) as caught:
-        load_model(path)
+        load_model(path, tokenizer)
     line = str(caught.value)
     assert "\n" not in line
     assert line.startswith("got ")
@@ -120,6 +126,59 @@ def test_shards_are_read_by_their_names_alone(tmp_path: Path) -> None:
         line_of(path)
 
 
+def test_a_gguf_file_or_a_folder_with_one(transformers: Any, tmp_path: Path) -> None:
+    pytest.importorskip("gguf", reason="GGUF files need the extra `gguf`")
+    folder = tmp_path / "one"
+    folder.mkdir()
+    path = written_llama(transformers, folder / "model.gguf")
+    shutil.copy(path, tmp_path / "unnamed")  # known by how it starts
+    for place in (path, folder, tmp_path / "unnamed"):
+        loaded = load_model(place)
+        assert loaded.tokenizer is not None
+        assert (loaded.config.vocab, loaded.tokenizer.size) == (300, 300)
+    # Often published beside them: the config of what they were made from.
+    (folder / "config.json").write_text(json.dumps(LLAMA))
+    assert load_model(folder).path == path
+    shutil.copy(path, folder / "another.gguf")
+    assert "2 models in" in line_of(folder)
+    assert "another.gguf, model.gguf" in line_of(folder)
+    save_file(their_weights(LLAMA), folder / "model.safetensors")
+    assert load_model(folder).path == folder
+    path.write_bytes(b"GGML" + path.read_bytes()[4:])
+    assert "no GGUF file" in line_of(path)
+
+
+def test_a_nanogpt_checkpoint_or_its_folder(tmp_path: Path) -> None:
+    torch.save(content(), tmp_path / "ckpt.pt")
+    for place in (tmp_path, tmp_path / "ckpt.pt"):
+        loaded = load_model(place)
+        assert (loaded.step, loaded.config.vocab, loaded.tokenizer) == (40, 97, None)
+    (tmp_path / "ckpt.pt").rename(tmp_path / "mine.pt")
+    assert "name it ckpt.pt if nanoGPT wrote it" in line_of(tmp_path / "mine.pt")
+
+
+def test_another_tokenizer(tmp_path: Path) -> None:
+    named = tmp_path / "meta.pkl"
+    named.write_bytes(pickle.dumps(meta("xyz")))
+    theirs = write_folder(tmp_path / "theirs", GPT2)
+    (theirs / "tokenizer.json").write_text("{")  # in whose place another is given
+    torch.save(content(), tmp_path / "ckpt.pt")
+    for path in (
+        write_checkpoint(tmp_path / "one", 7),
+        write_run(tmp_path / "run", 5),
+        theirs,
+        tmp_path / "ckpt.pt",
+    ):
+        assert load_model(path, str(named)).tokenizer == CharTokenizer("xyz")
+    bytewise = tmp_path / "bytes.json"
+    bytewise.write_text(json.dumps(ByteTokenizer().to_json()))
+    assert load_model(theirs, bytewise).tokenizer == ByteTokenizer()
+    for path, vocab in ((tmp_path / "run", 3), (tmp_path / "ckpt.pt", 97)):
+        line = line_of(path, bytewise)
+        assert f"a tokenizer of 256 tokens beside a model of {vocab} in {path}" in line
+    assert "no file at" in line_of(theirs, tmp_path / "none")
+
+
 # What is nothing of all that --------------------------------------------------------------------
 
 
@@ -167,3 +226,89 @@ def test_runs_that_cannot_be_used(tmp_path: Path) -> None:
     assert f"the one before is {folders[0]}" in line_of(run)
     shutil.rmtree(folders[0])
     assert "use an earlier checkpoint" in line_of(run)
+
+
+# Safetensors that lie ---------------------------------------------------------------------------
+
+
+def lying(header: bytes | dict[str, Any], length: int | None = None, data: bytes = b"") -> bytes:
+    """A safetensors file of a header, its length as announced, and data."""
+    if isinstance(header, dict):
+        header = json.dumps(header).encode()
+    return struct.pack("<Q", len(header) if length is None else length) + header + data
+
+
+def tensor(shape: list[int], ends: list[int], kind: str = "F32") -> dict[str, Any]:
+    """A header of one tensor."""
+    return {"wte.weight": {"dtype": kind, "shape": shape, "data_offsets": ends}}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\0" * 8,
+        lying(b"{}", 2**63),
+        lying(b"{}", 2**40),
+        lying(b"{}", 3),
+        lying(b"{" * 100_000),
+        lying(b"[]"),
+        lying(b"\xff\xfe"),
+        lying(tensor([2, 2], [0, 16])),
+        lying(tensor([2**32, 2**32], [0, 0])),
+        lying(tensor([2**62, 2**62], [0, 16]), data=bytes(16)),
+        lying(tensor([2**63], [0, 16]), data=bytes(16)),
+        lying(tensor([2, 2], [0, 2**63]), data=bytes(16)),
+        lying(tensor([2, 2], [16, 0]), data=bytes(16)),
+        lying(tensor([2, 2], [-16, 0]), data=bytes(16)),
+        lying(tensor([2, 2], [0, 16], "F99"), data=bytes(16)),
+        lying(tensor([4, 2], [0, 16]), data=bytes(16)),
+        lying({**tensor([2], [0, 8]), "wpe.weight": tensor([2], [4, 12])["wte.weight"]},
+              data=bytes(12)),
+    ],
+)  # fmt: skip
+def test_safetensors_that_lie(tmp_path: Path, data: bytes) -> None:
+    path = write_folder(tmp_path, GPT2)
+    (path / "model.safetensors").write_bytes(data)
+    tracemalloc.start()
+    assert len(line_of(path)) < 1000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50e6
+
+
+@pytest.mark.parametrize("size", [10**12, 2**62, 10**30])
+def test_configs_of_theirs_that_lie(tmp_path: Path, size: int) -> None:
+    for family in PLAIN:
+        path = write_folder(tmp_path / family, PLAIN[family])
+        for name, value in PLAIN[family].items():
+            if isinstance(value, int):
+                (path / "config.json").write_text(json.dumps({**PLAIN[family], name: size}))
+                assert len(line_of(path)) < 600
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_damage_anywhere_is_one_line_or_a_load(tmp_path: Path, name: str, full: bool) -> None:
+    path = write_folder(tmp_path, LLAMA)
+    whole = (path / name).read_bytes()
+    end = whole.index(b"}}") + 12 if b"}}" in whole else len(whole)
+    rng = np.random.default_rng(3)
+    loads = 0
+    tracemalloc.start()
+    for _ in range(2000 if full else 200):
+        data = bytearray(whole)
+        data[rng.integers(end if rng.random() < 0.8 else len(data))] ^= 1 << rng.integers(8)
+        if rng.random() < 0.1:
+            del data[rng.integers(len(data)) :]
+        (path / name).write_bytes(data)
+        try:
+            load_model(path)
+            loads += 1
+        except CheckpointError as error:
+            if "\n" in str(error):
+                pytest.fail(str(error))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300e6
+    assert loads > 0

@@ -178,6 +178,18 @@ def test_bpe_knows_added_tokens_and_gaps() -> None:
     assert tokenizer.decode(tokenizer.encode("the<|end|>cat")) == "the<|end|>cat"
 
 
+def test_bpe_tells_what_its_vocabulary_cannot_spell() -> None:
+    # Published vocabularies lack bytes that their texts never had; the engine drops such bytes.
+    model = json.loads(json.dumps(TRAINED["bpe"].to_json()["model"]))
+    del model["model"]["vocab"]["\u0104"]  # GPT-2's letter for byte 4
+    tokenizer = BPETokenizer(model)
+    assert tokenizer.decode(tokenizer.encode("the naïve cat 🍎")) == "the naïve cat 🍎"
+    with pytest.raises(TextError, match=r"the character '\\x04', first at position 2; .* byte tok"):
+        tokenizer.encode("é\n\x04 and \x04")
+    with pytest.raises(TextError):
+        tokenizer.check("\x04")
+
+
 @pytest.mark.parametrize(
     ("kind", "size", "message"),
     [

@@ -255,9 +255,9 @@ def _attend(
     elif path == "table":
         if not lse:
             return through_table(q, k, v, mask=mask, bias=bias, scale=scale)[0]
-        both = through_table(q, k, v, mask=mask, bias=bias, scale=scale, lse=True)
-        if both[1] is not None:
-            return both
+        mixed, sums = through_table(q, k, v, mask=mask, bias=bias, scale=scale, lse=True)
+        if sums is not None:
+            return mixed, sums
     both = through_tiles(q, k, v, mask=mask, bias=bias, scale=scale, softcap=softcap)
     return both if lse else both[0]
 

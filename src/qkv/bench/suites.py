@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from qkv.attention import Causal, attend
+from qkv.bench.maps import maps
 from qkv.bench.measure import Measurement, Timing, compare, ratio
 from qkv.models import Sampling, build_model, count_parameters, generate
 from qkv.training.recipes import configure, find_preset
@@ -148,5 +149,6 @@ def memory(rounds: int = 3) -> list[Measurement]:
 SUITES: dict[str, Callable[..., list[Measurement]]] = {
     "attention": attention,
     "generate": generation,
+    "map": maps,
     "memory": memory,
 }

@@ -9,9 +9,11 @@ from typing import Annotated
 
 import typer
 
+from qkv.cli.ablate import ablate_command
 from qkv.cli.bench import bench_command
 from qkv.cli.console import INTERRUPTED, err, out
 from qkv.cli.doctor import doctor_command
+from qkv.cli.inspect import inspect_command
 from qkv.cli.ladder import demo_command, ladder_command
 from qkv.cli.model import eval_command, prove_command, sample_command
 from qkv.cli.steps import steps_command
@@ -38,6 +40,8 @@ app.command("steps", rich_help_panel=START)(steps_command)
 app.command("train", rich_help_panel=MODELS)(train_command)
 app.command("sample", rich_help_panel=MODELS)(sample_command)
 app.command("eval", rich_help_panel=MODELS)(eval_command)
+app.command("inspect", rich_help_panel=TOOLS)(inspect_command)
+app.command("ablate", rich_help_panel=TOOLS)(ablate_command)
 app.command("prove", rich_help_panel=TOOLS)(prove_command)
 app.command("bench", rich_help_panel=TOOLS)(bench_command)
 app.command("doctor", rich_help_panel=TOOLS)(doctor_command)

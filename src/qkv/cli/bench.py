@@ -12,7 +12,7 @@ from qkv.cli.options import AsJson
 
 def bench_command(
     what: Annotated[
-        Literal["attention", "generate", "memory"],
+        Literal["attention", "generate", "map", "memory"],
         typer.Argument(help="What to measure.", show_default=False),
     ],
     rounds: Annotated[
@@ -48,4 +48,4 @@ def _figure(figure: Any) -> str:
         middle, low, high = figure.values()
         unit = " ms" if "median_ms" in figure else ""
         return f"{middle:,.2f}{unit}  ({low:,.2f} to {high:,.2f})"
-    return f"{figure:,.1f}"
+    return f"{figure:.1e}" if 0 < abs(figure) < 0.05 else f"{figure:,.1f}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qkv.cli.console import count, err, notice, out, print_json
-from qkv.cli.options import AsJson, Run, Seed
+from qkv.cli.options import AsJson, Run, Seed, TokenizerFile
 from qkv.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def sample_command(  # noqa: PLR0917 (options have names)
     top_p: Annotated[
         float | None, typer.Option(help="Draw from the likeliest that hold this probability.")
     ] = None,
+    tokenizer_file: TokenizerFile = None,
     seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
@@ -46,13 +47,15 @@ def sample_command(  # noqa: PLR0917 (options have names)
       qkv sample runs/six --prompt "JULIET:" --tokens 1000
 
       qkv sample runs/six --temperature 0.5 --top-k 20 --seed 3
+
+      qkv sample model.gguf --prompt "The capital of France is" --tokens 20
     """
     from qkv.models import Sampling
     from qkv.models.loading import load_model
     from qkv.training.evaluation import stream_text
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    checkpoint = load_model(run)
+    checkpoint = load_model(run, tokenizer_file)
     tokenizer = need_tokenizer(checkpoint)
     if prompt is None:
         prompt = run_note(run, "prompt") or ""
@@ -86,6 +89,7 @@ def eval_command(
             show_default="the run's validation text",
         ),
     ] = None,
+    tokenizer_file: TokenizerFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Give the loss on all of the validation text, in windows that do not overlap.
@@ -99,7 +103,7 @@ def eval_command(
     from qkv.models.loading import load_model
     from qkv.training.evaluation import evaluate
 
-    checkpoint = load_model(run)
+    checkpoint = load_model(run, tokenizer_file)
     ids, characters, name = validation_ids(run, checkpoint, data, as_json)
     started = time.perf_counter()
     score = evaluate(checkpoint.model, ids, characters=characters)
@@ -183,7 +187,7 @@ def need_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         raise CheckpointError(
             f"no tokenizer with the weights in {checkpoint.path}",
             "a model that comes with one",
-            "put its tokenizer.json beside the weights",
+            "give its tokenizer.json with --tokenizer, or put it beside the weights",
         )
     return checkpoint.tokenizer
 

@@ -16,6 +16,7 @@ __all__ = [
     "Run",
     "Seed",
     "Settings",
+    "TokenizerFile",
     "check_device",
     "require_alone",
 ]
@@ -39,7 +40,15 @@ Run = Annotated[
     Path,
     typer.Argument(
         metavar="RUN",
-        help="A run directory, a checkpoint folder in one, or a Hugging Face folder.",
+        help="A run, a checkpoint, a Hugging Face folder, a nanoGPT folder or a GGUF file.",
+        show_default=False,
+    ),
+]
+TokenizerFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--tokenizer",
+        help="A tokenizer.json or nanoGPT's meta.pkl, in place of the model's own tokenizer.",
         show_default=False,
     ),
 ]

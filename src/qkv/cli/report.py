@@ -147,8 +147,9 @@ def decided_head(checkpoint: Checkpoint, data: Data, plan: Plan) -> AttentionMap
     ids = data.tokenizer.encode(text[:400])
     ids = ids[: min(PASSAGE_TOKENS, checkpoint.config.context)]
     labels = [data.tokenizer.label(int(token)) for token in ids]
-    with torch.inference_mode(), capture(labels=labels) as trace:
+    with torch.inference_mode(), capture() as trace:
         checkpoint.model(torch.from_numpy(ids)[None])
+    trace.label(labels)
 
     def decided(head: AttentionMap) -> float:
         pattern = head.pattern()

@@ -1,11 +1,25 @@
 """Capture and maps: see any PyTorch model's attention, and ask (q, k, lse) for what it shows.
 
-Importing it imports torch, for `capture` is at once a function and the module that holds it, and
-only an early import lets the function have the name.
+Importing it imports torch.
 """
 
-from qkv.lens.capture import Site, Trace
-from qkv.lens.capture import capture as capture
-from qkv.lens.maps import AttentionMap, Cell, brief, visible
+from qkv.lens.capturing import capture, record
+from qkv.lens.edits import edit
+from qkv.lens.maps import AttentionMap, Cell, CellArithmetic, brief, visible
+from qkv.lens.sites import Site
+from qkv.lens.storing import load
+from qkv.lens.trace import Trace
 
-__all__ = ["AttentionMap", "Cell", "Site", "Trace", "brief", "capture", "visible"]
+__all__ = [
+    "AttentionMap",
+    "Cell",
+    "CellArithmetic",
+    "Site",
+    "Trace",
+    "brief",
+    "capture",
+    "edit",
+    "load",
+    "record",
+    "visible",
+]

@@ -1,48 +1,89 @@
-"""One attention call as it was made: its q, k, v and lse, and a way to make it once more.
-
-A little over 350 lines, since the two kernels that can be seen, ours and torch's, stand together:
-whatever a site says of one it must say of the other.
-"""
+"""One attention layer as it was seen: its q, k and lse for all heads, and what it can be asked."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 
-from qkv.attention import BiasLike, Causal, Extent, Full, Given, Mask, as_mask
+from qkv.attention import Mask, Window
 from qkv.attention.fused import attend
-from qkv.attention.masking import Positions, indices
 from qkv.attention.steps import BiasTiles
-from qkv.errors import ShapeError
+from qkv.errors import QkvError, ShapeError
+from qkv.lens.calls import ScoreMod
 from qkv.lens.maps import AttentionMap
+from qkv.lens.parts import array, bias_of, mask_of, score_mod_of, tensors_of
 
-__all__ = ["Site", "TopLeft", "see_attend", "see_sdpa"]
+__all__ = ["Kept", "Site"]
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Which queries and keys of one sequence are tokens and not padding, as places in the call."""
+
+    rows: range
+    cols: range
+
+    def note(self, keys: int) -> str:
+        """What a reader should know of it."""
+        left_out = keys - len(self.cols)
+        if not left_out:
+            return ""
+        return f"{left_out} padding token{'s' if left_out > 1 else ''} left out"
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """One call of attention, in the order of calls; axes as everywhere (B, H, G, Q, K, C).
+    """One layer of attention, as called once; axes as everywhere (B, H, G, Q, K, C).
 
-    q, k, v are copies, detached; lse is fp32 (fp64 for fp64), natural logarithm.
+    Args:
+        index: the layer, counted from 0 by first use.
+        name: the qualified name of the module, or "".
+        q, k: copies (B, H, Q, C) and (B, G, K, C), of the stored heads and rows.
+        lse: (B, H, Q) in fp32 (fp64 for fp64), natural logarithm, of the q and k that are stored.
+        mask: what is allowed of all queries and keys.
+        masks: the same for each sequence, without padding, by a rule where it follows one.
+        kept: what of each sequence isn't padding.
+        at: the key at which each query of the call stands, (Q,); None across texts.
+        heads: the numbers of the stored heads, of `H_all` in the model.
+        rows: the stored queries, as places among all of them.
+        queries: how many queries there were in all.
+        error: the largest change of a weight by a narrower store, of some rows.
     """
 
     index: int
+    name: str
     q: Float[Tensor, "B H Q C"]
     k: Float[Tensor, "B G K C"]
-    v: Float[Tensor, "B G K Cv"]
     lse: Float[Tensor, "B H Q"]
     mask: Mask
-    bias: BiasLike
+    masks: tuple[Mask, ...]
+    kept: tuple[Kept, ...]
+    at: Int[Array, " Q"] | None
     scale: float
-    softcap: float | None
-    again: Callable[[Tensor, Tensor, bool], Tensor] = field(repr=False)
+    heads: tuple[int, ...]
+    groups: tuple[int, ...]
+    rows: Int[Array, " Q"]
+    queries: int
+    bias: Tensor | BiasTiles | None = None
+    softcap: float | None = None
+    score_mod: ScoreMod | None = None
+    sink: Float[Tensor, " H"] | None = None
+    v: Float[Tensor, "B G K Cv"] | None = None
+    w_o: Float[Tensor, "D HCv"] | None = None
+    query_ids: Int[Array, "B Q"] | None = None
+    key_ids: Int[Array, "B K"] | None = None
+    error: float = 0.0
+    note: str = ""
+    again: Callable[[Tensor, Tensor, Tensor, bool], Tensor] | None = field(default=None, repr=False)
 
     @property
     def B(self) -> int:  # noqa: N802 (an axis)
@@ -51,17 +92,17 @@ class Site:
 
     @property
     def H(self) -> int:  # noqa: N802 (an axis)
-        """Query heads."""
+        """Query heads that are stored."""
         return self.q.shape[1]
 
     @property
     def G(self) -> int:  # noqa: N802 (an axis)
-        """Key/value heads."""
+        """Key/value heads that are stored."""
         return self.k.shape[1]
 
     @property
     def Q(self) -> int:  # noqa: N802 (an axis)
-        """Queries."""
+        """Queries that are stored."""
         return self.q.shape[2]
 
     @property
@@ -74,18 +115,154 @@ class Site:
         """Width of a head."""
         return self.q.shape[3]
 
-    def mix(
+    @property
+    def cross(self) -> bool:
+        """Whether keys are of another text than queries."""
+        return self.at is None
+
+    @property
+    def window(self) -> int | None:
+        """How many tokens back a query sees, itself among them, where that is bounded."""
+        found = {mask.size for mask in self.masks if isinstance(mask, Window)}
+        return max(found) if len(found) == 1 else None
+
+    @property
+    def bytes(self) -> int:
+        """What is held of this layer."""
+        held = (self.q, self.k, self.lse, self.v)
+        return sum(x.numel() * x.element_size() for x in held if x is not None)
+
+    def __repr__(self) -> str:
+        kind = "across" if self.cross else f"window {self.window}" if self.window else "self"
+        sizes = f"B {self.B}, H {self.H}, G {self.G}, Q {self.Q}, K {self.K}, C {self.C}"
+        return f"Site {self.index} ({self.name or 'no module'}): {kind}, {sizes}"
+
+    def map(self, sequence: int, head: int, labels: Sequence[str] = ()) -> AttentionMap:
+        """The map of one head of one sequence; `labels` are the text of the K keys.
+
+        Raises:
+            ShapeError: where there are labels, but not one for each key.
+            QkvError: where the head isn't stored.
+        """
+        place, kept = self._stored(head), self.kept[sequence]
+        stored = np.flatnonzero(np.isin(self.rows, kept.rows))
+        taken: Any = slice(stored[0], stored[-1] + 1) if _contiguous(stored) else stored
+        cols = slice(kept.cols.start, kept.cols.stop)
+        keys = self._labels(labels, kept)
+        at = None if self.at is None else self.at[self.rows[stored]] - kept.cols.start
+        lined_up = not self.cross and at is not None and bool((at >= 0).all())
+        asking = tuple(keys[i] for i in at) if keys and lined_up and at is not None else ()
+        group = self.groups[place]
+        notes = (self.note, kept.note(self.K))
+        return AttentionMap(
+            q=array(self.q[sequence, place, taken]),
+            k=array(self.k[sequence, group, cols]),
+            lse=array(self.lse[sequence, place, taken]),
+            mask=mask_of(self, sequence, place),
+            bias=bias_of(self, sequence, place),
+            scale=self.scale,
+            softcap=self.softcap,
+            query_labels=asking,
+            key_labels=keys,
+            name=f"L{self.index}H{head}",
+            v=None if self.v is None else array(self.v[sequence, group, cols]),
+            w_o=self._output_of(head),
+            sink=None if self.sink is None else float(self.sink[place]),
+            at=at,
+            cross=self.cross,
+            query_ids=_of(self.query_ids, sequence, self.rows[stored]),
+            key_ids=_of(self.key_ids, sequence, np.array(kept.cols)),
+            score_mod=score_mod_of(self, sequence, place),
+            note="; ".join(note for note in notes if note),
+        )
+
+    def mix(self, v: Tensor, sequence: int = 0) -> Float[Tensor, "H Q n"]:
+        """The weights of all stored heads times some values, by one fused pass.
+
+        Args:
+            v: values (K, n), or (G, K, n), for the keys that aren't padding.
+            sequence: which of the batch.
+
+        Raises:
+            ShapeError: where there isn't a value for each key.
+
+        >>> from qkv.lens import capture
+        >>> x = torch.zeros(1, 1, 3, 2)
+        >>> with capture() as trace:
+        ...     mixed = attend(x, x, x, mask=Causal())
+        >>> trace.layers[0].mix(torch.eye(3))[0, 1].tolist()
+        [0.5, 0.5, 0.0]
+        """
+        if v.shape[-2] != len(self.kept[sequence].cols):
+            raise ShapeError(
+                f"{v.shape[-2]} values",
+                f"{len(self.kept[sequence].cols)}, one for each key",
+                "leave padding out",
+            )
+        if self.score_mod is not None:
+            heads = [self.map(sequence, head) for head in self.heads]
+            values = v.double().expand(self.G, *v.shape[-2:])
+            parts = [
+                torch.from_numpy(head.pattern()) @ values[group]
+                for head, group in zip(heads, self.groups, strict=True)
+            ]
+            return torch.stack(parts).to(torch.float32)
+        q, k, lse = tensors_of(self, sequence)
+        bias = bias_of(self, sequence)
+        wide = v.to(q.dtype).expand(k.shape[1], *v.shape[-2:])[None]
+        mixed, sums = attend(
+            q,
+            k,
+            wide,
+            mask=mask_of(self, sequence),
+            bias=bias.to(q.dtype) if isinstance(bias, Tensor) else bias,
+            scale=self.scale,
+            softcap=self.softcap,
+            return_lse=True,
+        )
+        if self.sink is not None:
+            # The sink takes its share of each row.
+            mixed = mixed * (sums - lse).exp().nan_to_num(0.0)[..., None]
+        own: Tensor = mixed[0]
+        return own
+
+    def weights(self, rows: Sequence[int], cols: Sequence[int], sequence: int = 0) -> Array:
+        """The weights of some cells for all stored heads at once, (H, rows, cols) in float64.
+
+        >>> from qkv.lens import capture
+        >>> x = torch.zeros(1, 2, 3, 2)
+        >>> with capture() as trace:
+        ...     mixed = attend(x, x, x, mask=Causal())
+        >>> trace.layers[0].weights([1], [0]).tolist()
+        [[[0.5]], [[0.5]]]
+        """
+        return np.stack([m.tile(rows, cols) for m in map(partial(self.map, sequence), self.heads)])
+
+    def value_norms(self, cols: Sequence[int], sequence: int = 0) -> Array | None:
+        """How long v_j W_O is for some keys and all stored heads, (H, cols); None if not known."""
+        if self.v is None or self.w_o is None:
+            return None
+        places = torch.tensor([self.kept[sequence].cols[col] for col in cols])
+        values = self.v[sequence][:, places].double()  # (G, cols, Cv)
+        norms = []
+        for head, group in zip(self.heads, self.groups, strict=True):
+            out = self._output_of(head)
+            assert out is not None
+            norms.append(np.linalg.norm(values[group].numpy() @ out.astype(np.float64), axis=-1))
+        return np.stack(norms)
+
+    def rerun(
         self,
         v: Float[Tensor, "B G K Cv"],
         q: Float[Tensor, "B H Q C"] | None = None,
         *,
         biased: bool = True,
     ) -> Float[Tensor, "B H Q Cv"]:
-        """The mixed values of this very call with other values, without dropout.
+        """The mixed values of this very call with other values, by its own kernel, without dropout.
 
         The result is linear in v, so columns of the identity as values give the columns of the
-        weights that the kernel itself uses. Give values as wide as `site.v`, for torch may take
-        another kernel for another width.
+        weights that the kernel itself uses. Give values as wide as keys, for torch may take another
+        kernel for another width.
 
         Args:
             v: the values.
@@ -95,11 +272,21 @@ class Site:
 
         Raises:
             ShapeError: where v isn't (B, G, K, any), or q isn't as site.q.
+            QkvError: where only a part of the call is stored, or several calls are one site.
 
+        >>> from qkv.lens import capture
         >>> x = torch.zeros(1, 1, 2, 2)  # B 1, H 1, T 2, C 2
-        >>> see_attend(0, x, x, x, mask=Causal()).mix(torch.eye(2)[None, None])[0, 0].tolist()
+        >>> with capture() as trace:
+        ...     mixed = attend(x, x, x, mask=Causal())
+        >>> trace.layers[0].rerun(torch.eye(2)[None, None])[0, 0].tolist()
         [[1.0, 0.0], [0.5, 0.5]]
         """
+        if self.again is None:
+            raise QkvError(
+                f"layer {self.index}, of which a part is stored",
+                "one whole call of scaled_dot_product_attention or qkv.attend",
+                "capture it without layers=, heads=, rows=, dtype= and without a cache",
+            )
         queries = self.q if q is None else q
         if queries.shape != self.q.shape:
             raise ShapeError(
@@ -107,261 +294,52 @@ class Site:
                 f"{tuple(self.q.shape)}, as site.q",
                 "give one query for each that was asked",
             )
-        if v.dim() != 4 or v.shape[:3] != self.v.shape[:3]:
+        if v.dim() != 4 or v.shape[:3] != self.k.shape[:3]:
             raise ShapeError(
                 f"values {tuple(v.shape)}",
-                f"({self.B}, {self.G}, {self.K}, any), as site.v",
+                f"({self.B}, {self.G}, {self.K}, any)",
                 "give one row of values for each key of each key/value head",
             )
         with torch.no_grad(), torch.autocast(self.q.device.type, enabled=False):
-            return self.again(queries.to(self.q), v.to(self.v), biased)
+            return self.again(queries.to(self.q), self.k, v.to(self.k), biased)
 
-    def map(self, sequence: int, head: int, labels: tuple[str, ...] = ()) -> AttentionMap:
-        """The map of one head of one sequence; `labels` are the text of the K keys.
-
-        Raises:
-            ShapeError: where there are labels, but not K.
-        """
-        if labels and len(labels) != self.K:
-            raise ShapeError(
-                f"{len(labels)} labels for {self.K} keys of layer {self.index}",
-                "one for each key",
-                "set them with trace.label([...])",
+    def _stored(self, head: int) -> int:
+        if head not in self.heads:
+            raise QkvError(
+                f"head {head} of layer {self.index}, which isn't stored",
+                f"one of {', '.join(map(str, self.heads))}",
+                "capture it with heads=",
             )
-        # torch's is_causal has query 0 at key 0; everywhere else the last query is the last key.
-        first = 0 if isinstance(self.mask, TopLeft) else max(0, self.K - self.Q)
-        asking = labels[first : first + self.Q]
-        return AttentionMap(
-            q=_array(self.q[sequence, head]),
-            k=_array(self.k[sequence, head * self.G // self.H]),
-            lse=_array(self.lse[sequence, head]),
-            mask=_one_mask(self.mask, sequence, head),
-            bias=_one_bias(self.bias, sequence, head),
-            scale=self.scale,
-            softcap=self.softcap,
-            query_labels=asking if len(asking) == self.Q else (),
-            key_labels=labels,
-            name=f"L{self.index}H{head}",
+        return self.heads.index(head)
+
+    def _labels(self, labels: Sequence[str], kept: Kept) -> tuple[str, ...]:
+        if not labels:
+            return ()
+        if len(labels) == self.K:
+            return tuple(labels)[kept.cols.start : kept.cols.stop]
+        if len(labels) == len(kept.cols):
+            return tuple(labels)
+        raise ShapeError(
+            f"{len(labels)} labels for {self.K} keys of layer {self.index}",
+            "one for each key",
+            "set them with trace.label([...])",
         )
 
+    def _output_of(self, head: int) -> Array | None:
+        if self.w_o is None or self.v is None:
+            return None
+        width = self.v.shape[-1]
+        part = self.w_o[:, head * width : (head + 1) * width]
+        return array(part.detach()).T
 
-@dataclass(frozen=True)
-class TopLeft(Mask):
-    """torch's `is_causal` with Q other than K: query i sees keys 0 to i, aligned at the top left.
-
-    >>> TopLeft().dense(2, 3).astype(int).tolist()
-    [[1, 0, 0], [1, 1, 0]]
-    """
-
-    def allowed(self, rows: Positions, cols: Positions, *, queries: int, keys: int) -> Any:
-        return indices(cols, keys) <= indices(rows, queries)[:, None]
-
-    def span(self, rows: Positions, *, queries: int, keys: int) -> tuple[int, int]:
-        # With as many keys as queries the two alignments are one.
-        return 0, min(keys, Causal().span(rows, queries=queries, keys=queries)[1])
-
-    def extent(self, rows: Positions, cols: Positions, *, queries: int, keys: int) -> Extent:
-        return Causal().extent(rows, indices(cols, keys), queries=queries, keys=queries)
-
-    def _reach(self, at: Any) -> tuple[int, int]:
-        return 0, cast("int", at.keys)
-
-    def _whole(self, at: Any) -> bool:  # noqa: ARG002 (asked of all masks)
-        return False
+    def only(self, **changes: Any) -> Site:
+        """The same site with some fields changed."""
+        return replace(self, **changes)
 
 
-@dataclass(frozen=True, eq=False)
-class _OneHead(Mask):
-    """A mask with leading axes, asked about one sequence and head only."""
-
-    whole: Mask
-    sequence: int
-    head: int
-
-    def allowed(self, rows: Positions, cols: Positions, *, queries: int, keys: int) -> Any:
-        tile = self.whole.allowed(rows, cols, queries=queries, keys=keys)
-        return _pick(tile, self.sequence, self.head)
-
-    def _reach(self, at: Any) -> tuple[int, int]:
-        return self.whole._reach(at)
-
-    def _whole(self, at: Any) -> bool:
-        return self.whole._whole(at)
+def _contiguous(places: Array) -> bool:
+    return bool(places.size) and bool(places[-1] - places[0] + 1 == places.size)
 
 
-@dataclass(frozen=True, eq=False)
-class _OneBias:
-    whole: BiasTiles
-    sequence: int
-    head: int
-
-    def tile(self, rows: Positions, cols: Positions, *, queries: int, keys: int) -> Any:
-        tile = self.whole.tile(rows, cols, queries=queries, keys=keys)
-        return _pick(tile, self.sequence, self.head)
-
-
-def _levelled(bias: Any, queries: int, keys: int) -> Any:
-    """A bias without what it adds, but with what it forbids; booleans and None as they are."""
-    if bias is None or (isinstance(bias, Tensor) and bias.dtype is torch.bool):
-        return bias
-    if not isinstance(bias, Tensor):
-        tile = bias.tile(range(queries), range(keys), queries=queries, keys=keys)
-        bias = torch.from_numpy(np.ascontiguousarray(tile))
-    # Times 0 and not just 0: what is not a number stays none.
-    return torch.where(bias <= torch.finfo(bias.dtype).min, bias, bias * 0)
-
-
-def _one_mask(mask: Mask, sequence: int, head: int) -> Mask:
-    if isinstance(mask, Given):
-        return Given(_pick(mask.table, sequence, head))
-    if isinstance(mask, (Full, Causal, TopLeft)):
-        return mask
-    return _OneHead(mask, sequence, head)
-
-
-def _one_bias(bias: BiasLike, sequence: int, head: int) -> BiasLike:
-    if isinstance(bias, BiasTiles):
-        return _OneBias(bias, sequence, head)
-    return None if bias is None else _pick(bias, sequence, head)
-
-
-def _pick(table: Any, sequence: int, head: int) -> Any:
-    """The last two axes of (*B, H, Q, K) for one sequence and head; axes may be 1 or absent."""
-    full = table.reshape((1,) * (4 - table.ndim) + table.shape)
-    return full[sequence if full.shape[0] > 1 else 0, head if full.shape[1] > 1 else 0]
-
-
-def _array(x: Tensor) -> np.ndarray[Any, Any]:
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return np.asarray(wide.cpu().numpy())
-
-
-def _copy(x: Tensor) -> Tensor:
-    # A copy, since a cache may be written in place later on; it also lets go of a wider tensor
-    # that q, k and v are slices of.
-    return x.detach().clone()
-
-
-def see_attend(
-    index: int,
-    q: Float[Tensor, "B H Q C"],
-    k: Float[Tensor, "B G K C"],
-    v: Float[Tensor, "B G K Cv"],
-    *,
-    mask: Any = None,
-    bias: Any = None,
-    scale: float | None = None,
-    softcap: float | None = None,
-    return_lse: bool = False,  # noqa: ARG001 (an argument of attend)
-) -> Site:
-    """The site of a call of `qkv.attention.fused.attend`, whose arguments these are.
-
-    >>> x = torch.zeros(1, 1, 2, 2)
-    >>> see_attend(0, x, x, x).lse.round(decimals=3).tolist()
-    [[[0.6930000185966492, 0.6930000185966492]]]
-    """
-    q, k, v = _copy(q), _copy(k), _copy(v)
-    if isinstance(mask, Tensor):
-        mask = mask.detach().cpu().numpy()
-    if isinstance(bias, Tensor):
-        bias = _copy(bias)
-    options: dict[str, Any] = {"mask": mask, "bias": bias, "scale": scale, "softcap": softcap}
-
-    def again(queries: Tensor, values: Tensor, biased: bool) -> Tensor:
-        added = bias if biased else _levelled(bias, q.shape[2], k.shape[2])
-        return cast("Tensor", attend(queries, k, values, **{**options, "bias": added}))
-
-    # Values of no width: only the lse is wanted.
-    lse = attend(q, k, v[..., :0], **options, return_lse=True)[1]
-    return Site(
-        index=index,
-        q=q,
-        k=k,
-        v=v,
-        lse=lse,
-        mask=as_mask(mask),
-        bias=_array(bias) if isinstance(bias, Tensor) else bias,
-        scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
-        softcap=softcap,
-        again=again,
-    )
-
-
-def see_sdpa(  # noqa: PLR0917 (the order of torch)
-    index: int,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,  # noqa: ARG001 (the weights are those before dropout)
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Site:
-    """The site of a call of torch's `scaled_dot_product_attention`, whose arguments these are."""
-    device = query.device.type
-    if torch.is_autocast_enabled(device):
-        # Autocast lowers what the kernel is given; the site shall hold just that.
-        low = torch.get_autocast_dtype(device)
-        query, key, value = (x.to(low) for x in (query, key, value))
-    q, k, v = (_copy(_four_axes(x)) for x in (query, key, value))
-    k, v = (x.expand(q.shape[0], *x.shape[1:]) for x in (k, v))
-    queries, keys = q.shape[2], k.shape[2]
-    mask: Mask = Full()
-    bias = None
-    if is_causal:
-        mask = Causal() if queries == keys else TopLeft()
-    if attn_mask is not None:
-        if attn_mask.is_floating_point():
-            attn_mask = attn_mask.to(q.dtype)
-        table, bias = _read_mask(attn_mask.detach())
-        given = Given(_four_axes(table, query.dim()).cpu().numpy())
-        mask = given if isinstance(mask, Full) else mask & given
-        bias = None if bias is None else _copy(_four_axes(bias, query.dim()))
-        attn_mask = _copy(_four_axes(attn_mask, query.dim()))
-    options: dict[str, Any] = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
-
-    def again(queries: Tensor, values: Tensor, biased: bool) -> Tensor:
-        added = attn_mask if biased else _levelled(attn_mask, q.shape[2], k.shape[2])
-        return scaled_dot_product_attention(queries, k, values, added, **options)
-
-    lse = attend(q, k, v[..., :0], mask=mask, bias=bias, scale=scale, return_lse=True)[1]
-    return Site(
-        index=index,
-        q=q,
-        k=k,
-        v=v,
-        lse=lse,
-        mask=mask,
-        bias=None if bias is None else _array(bias),
-        scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
-        softcap=None,
-        again=again,
-    )
-
-
-def _four_axes(x: Tensor, axes: int | None = None) -> Tensor:
-    """Torch takes (T, C), (B, T, C), (B, H, T, C) and more leading axes; here they are four.
-
-    `axes` says how many the queries had, for a mask that may have fewer.
-    """
-    axes = x.dim() if axes is None else axes
-    x = x.reshape((1,) * (axes - x.dim()) + tuple(x.shape))
-    if axes <= 3:
-        return x.reshape((1,) * (3 - axes) + tuple(x.shape)).unsqueeze(1)
-    return x if axes == 4 else x.flatten(0, axes - 4)
-
-
-def _read_mask(mask: Tensor) -> tuple[Tensor, Tensor | None]:
-    """What a mask of torch allows, and what it adds to scores where that isn't just 0.
-
-    A number as low as the type can hold means "forbidden" as -inf does, wherever the row allows
-    something else: its weight is exactly 0.
-    """
-    if mask.dtype is torch.bool:
-        return mask, None
-    low = mask <= torch.finfo(mask.dtype).min
-    forbidden = (mask == -torch.inf) | (low & ~low.all(-1, keepdim=True))
-    bias = mask.masked_fill(forbidden, 0.0)
-    return ~forbidden, bias if bool(bias.any()) else None
+def _of(ids: Array | None, sequence: int, places: Array) -> Array | None:
+    return None if ids is None else ids[min(sequence, len(ids) - 1)][places]

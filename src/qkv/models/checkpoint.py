@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from qkv.errors import CheckpointError, ConfigError, QkvError, ResourceError
 from qkv.models import build_model
+from qkv.models.assembly import require_shapes
 from qkv.models.config import ModelConfig, config_of, from_json, to_json
 from qkv.text import Tokenizer, tokenizer_from_json
 
@@ -64,7 +65,7 @@ class Checkpoint:
     """A loaded checkpoint: a model that is ready, and what it needs to be used.
 
     Args:
-        path: the folder it came from.
+        path: the folder or file it came from.
         model: in evaluation mode, on the CPU.
         tokenizer: turns text into its ids and back; ``None`` for bare weights from elsewhere.
         step: training steps done.
@@ -229,16 +230,7 @@ def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: Path) ->
     Raises:
         CheckpointError: missing, surplus or wrongly shaped tensors.
     """
-    own = model.state_dict()
-    for name in sorted(own.keys() | weights.keys()):
-        have = tuple(weights[name].shape) if name in weights else "nothing"
-        want = tuple(own[name].shape) if name in own else "nothing"
-        if have != want:
-            raise CheckpointError(
-                f"{name}: {have} in {path}",
-                f"{want}, from its config",
-                "the weights are from another config: use those saved with it",
-            )
+    require_shapes(model, weights, path)
     model.load_state_dict(dict(weights))
 
 

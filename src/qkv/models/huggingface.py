@@ -252,7 +252,7 @@ def _gpt2_sources(config: TransformerConfig) -> dict[str, tuple[str, ...]]:
         }
     sources: dict[str, tuple[str, ...]] = {"tokens": ("wte.weight",), "positions": ("wpe.weight",)}
     for ours, theirs in modules.items():
-        for part in ("weight", "bias"):
+        for part in ("weight", "bias") if config.bias else ("weight",):
             sources[f"{ours}.{part}"] = (f"{theirs}.{part}",)
     return sources if config.tied else sources | {"unembed.weight": ("lm_head.weight",)}
 

@@ -168,8 +168,21 @@ class BPETokenizer(Tokenizer):
     def size(self) -> int:
         return len(self._bytes_of_id)
 
+    @cached_property
+    def _unspelt(self) -> bytes:
+        """The bytes that no token stands for, which the engine would drop without a word."""
+        spelt = b"".join(piece for piece in self._bytes_of_id if len(piece) == 1)
+        return bytes(set(range(256)) - set(spelt))
+
     def encode(self, text: str) -> NDArray[np.int64]:
-        utf8(text)
+        """The ids of a text, shape (T,), in which the model's added tokens are found as such.
+
+        Raises TextError for characters that the vocabulary can't spell, as some published ones
+        can't.
+        """
+        data = utf8(text)
+        if len(data.translate(None, self._unspelt)) < len(data):
+            raise self._unknown_character(text)
         return np.array(self._engine.encode(text, add_special_tokens=False).ids, np.int64)
 
     def token_bytes(self, token: int) -> bytes:
@@ -179,6 +192,15 @@ class BPETokenizer(Tokenizer):
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": self.kind, "model": self._model}
+
+    def _unknown_character(self, text: str) -> TextError:
+        unspelt = set(self._unspelt)
+        at = next(at for at, letter in enumerate(text) if not unspelt.isdisjoint(letter.encode()))
+        return TextError(
+            f"the character {text[at]!r}, first at position {at}",
+            "characters whose bytes the vocabulary has",
+            "remove it or use the byte tokenizer",
+        )
 
 
 def train_tokenizer(kind: str, text: str, *, size: int | None = None) -> Tokenizer:

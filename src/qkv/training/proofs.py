@@ -108,17 +108,18 @@ def _lower_triangular(sites: Sequence[Site]) -> Proof:
 def read_weights(site: Site, q: Tensor | None = None, *, biased: bool = True) -> Tensor:
     """Return the weights of a captured call, (B, H, Q, K), as its own kernel applies them.
 
-    ``q`` and ``biased`` are those of `Site.mix`: other queries, and scores without their bias.
+    ``q`` and ``biased`` are those of `Site.rerun`: other queries, and scores without their bias.
     """
-    K, C = site.K, site.v.shape[3]
-    identity = torch.eye(K, dtype=site.v.dtype)
+    # Values as wide as keys: torch may take another kernel for another width.
+    K, C = site.K, site.C
+    identity = torch.eye(K, dtype=site.k.dtype)
     columns = []
     for first in range(0, K, C):
         part = identity[:, first : first + C]
-        # Kernels may want values as wide as keys: the last strip is filled with zeros.
+        # The last strip is filled up with zeros.
         part = torch.nn.functional.pad(part, (0, C - part.shape[1]))
-        values = part.expand(*site.v.shape[:2], K, C).contiguous()
-        columns.append(site.mix(values, q, biased=biased))
+        values = part.expand(*site.k.shape[:2], K, C).contiguous()
+        columns.append(site.rerun(values, q, biased=biased))
     return torch.cat(columns, dim=-1)[..., :K]
 
 

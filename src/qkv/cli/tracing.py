@@ -1,0 +1,161 @@
+"""Where a trace to be inspected comes from: a model that reads a text, or a file."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qkv.cli.console import count, short_path
+from qkv.cli.model import need_tokenizer, run_note, validation_ids
+from qkv.errors import CheckpointError, ConfigError, TextError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from qkv.lens import Trace
+    from qkv.models.checkpoint import Checkpoint
+
+__all__ = ["Seen", "Source"]
+
+SAVED = ".safetensors"
+OWN_TOKENS = 64
+"""Tokens of a run's own validation text that are read where no text is given."""
+OWN_CHARACTERS = 20_000
+"""Of its start, what is looked through for a paragraph."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was read, in words."""
+
+    title: str
+    note: str
+    tokens: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a trace comes from: a model and a text, or a file."""
+
+    model: Path
+    text: str | None
+    file: str | None
+    tokens: int | None
+    tokenizer: Path | None
+    sequence: int | None
+
+    def trace(self, *, values: bool, quiet: bool) -> tuple[Trace, Seen]:
+        """The trace that was saved, or is made here."""
+        if self.model.is_file() and self.model.suffix == SAVED:
+            return self._saved()
+        if self.sequence is not None:
+            raise ConfigError(
+                "--sequence with a model",
+                "a trace that was saved",
+                "leave it out: one text is read",
+            )
+        if self.text is not None and self.file is not None:
+            raise ConfigError("--text and --file", "one text", "leave one out")
+        return self._captured(values=values, quiet=quiet)
+
+    def _saved(self) -> tuple[Trace, Seen]:
+        from qkv.lens import load
+
+        for name in ("text", "file", "tokens", "tokenizer"):
+            if getattr(self, name) is not None:
+                raise ConfigError(
+                    f"--{name} with a trace that was saved",
+                    "the text it was made of",
+                    "leave it out, or name a model",
+                )
+        trace = load(self.model)
+        most = max(site.B for site in trace.layers)
+        if self.sequence is not None:
+            trace = trace.sequence(self.sequence)
+        elif most > 1:
+            raise ConfigError(
+                f"a trace of {most} sequences", "one of them", f"add --sequence 0 to {most - 1}"
+            )
+        if any(len(sites) > 1 for _, sites in trace.calls()):
+            trace = trace.call(0)
+        return trace, Seen(short_path(self.model), "", "")
+
+    def _captured(self, *, values: bool, quiet: bool) -> tuple[Trace, Seen]:
+        import torch
+
+        from qkv.lens import capture
+        from qkv.models import count_parameters
+        from qkv.models.loading import load_model
+
+        own = self.text is None and self.file is None
+        if own and self.model.exists() and run_note(self.model, "source") in (None, "-"):
+            raise ConfigError("no text to read", "--text or --file", 'add --text "..."')
+        # The text is looked at first: a large model takes a while to load.
+        text = None if own else self._text()
+        checkpoint = load_model(self.model, self.tokenizer)
+        what = "its validation text" if own else self.file or "the text"
+        if text is None:
+            text = _own_text(self.model, checkpoint, quiet=quiet)
+        ids = self._ids(checkpoint, text, own=own)
+        recording = capture(checkpoint.model, tokenizer=checkpoint.tokenizer, values=values)
+        with torch.inference_mode(), recording as trace:
+            checkpoint.model(torch.from_numpy(ids)[None])
+        if not len(trace):
+            raise CheckpointError(
+                f"a model without attention, {short_path(self.model)}",
+                "one with heads to look into",
+                "name a run of one-head, heads or a later rung, or a Transformer",
+            )
+        step = f"step {count(checkpoint.step)}, " if checkpoint.step else ""
+        parameters = f"{step}{count(count_parameters(checkpoint.model))} parameters"
+        return trace, Seen(
+            short_path(self.model), parameters, f"{count(len(ids))} tokens of {what}"
+        )
+
+    def _text(self) -> str:
+        if self.text is not None:
+            return self.text.replace("\\n", "\n")
+        assert self.file is not None
+        if self.file == "-":
+            return sys.stdin.buffer.read().decode("utf-8", "replace")
+        try:
+            return Path(self.file).read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise TextError(
+                f"{self.file}, which is no UTF-8 at byte {error.start}",
+                "a text",
+                "convert it first",
+            ) from None
+        except OSError as error:
+            raise TextError(
+                f"{error.strerror!r} while reading {self.file}", "a file to read", "check the path"
+            ) from None
+
+    def _ids(self, checkpoint: Checkpoint, text: str, *, own: bool) -> np.ndarray[Any, Any]:
+        """The ids to read.
+
+        Raises:
+            TextError: no text, or more than the context.
+        """
+        if not text:
+            raise TextError("an empty text", "a few words", "give some with --text or --file")
+        ids = need_tokenizer(checkpoint).encode(text)
+        context = checkpoint.config.context
+        most = min(OWN_TOKENS, context) if own and self.tokens is None else self.tokens
+        ids = ids if most is None else ids[:most]
+        if len(ids) > context:
+            raise TextError(
+                f"{count(len(ids))} tokens of text",
+                f"at most the model's context, {count(context)}",
+                f"shorten it, or add --tokens {context} to read its start",
+            )
+        return ids
+
+
+def _own_text(run: Path, checkpoint: Checkpoint, *, quiet: bool) -> str:
+    """The start of a run's validation text, from its first whole paragraph on."""
+    ids, _, _ = validation_ids(run, checkpoint, None, quiet)
+    text = need_tokenizer(checkpoint).decode(ids[:OWN_CHARACTERS])
+    return text[text.find("\n\n") + 1 :].lstrip() or text

@@ -1,0 +1,65 @@
+"""Which ids were looked up, and what text they stand for.
+
+Ids are seen where a model looks them up in a table. Of the tables that are asked one after another
+the first holds the tokens; those after it are positions, segments and the like.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+__all__ = ["Lookups", "texts_of"]
+
+Array = np.ndarray[Any, Any]
+
+
+class Lookups:
+    """The token ids that were looked up so far."""
+
+    def __init__(self) -> None:
+        self._found: list[Array] = []
+        self._fresh = True
+
+    def see(self, ids: Tensor) -> None:
+        """Takes note of a lookup."""
+        if not self._fresh or ids.is_floating_point() or ids.dim() > 2 or not ids.numel():
+            return
+        if ids.device.type == "meta":
+            return
+        rows = np.asarray(ids.detach().reshape(1, -1) if ids.dim() < 2 else ids.detach().cpu())
+        # Places are counted up; a text hardly is.
+        if rows.shape[1] > 1 and (np.diff(rows, axis=1) == 1).all():
+            return
+        self._found.append(rows.astype(np.int64))
+        self._fresh = False
+
+    def attended(self) -> None:
+        """An attention call was made: the next lookup may be of tokens again."""
+        self._fresh = True
+
+    def last(self, tokens: int, sequences: int) -> Array | None:
+        """The newest ids (B, T) of so many tokens."""
+        for rows in reversed(self._found):
+            if rows.shape[1] == tokens and rows.shape[0] in (1, sequences):
+                return rows
+        return None
+
+
+def texts_of(tokenizer: Any, ids: Array) -> tuple[str, ...]:
+    """The text of each token, as far as the tokenizer tells it.
+
+    Args:
+        tokenizer: ours, one of `transformers` or `tokenizers`, or anything with `decode`.
+        ids: (T,).
+
+    >>> from qkv.text import ByteTokenizer
+    >>> texts_of(ByteTokenizer(), np.array([104, 10, 0xC3]))
+    ('h', '\\n', '\\\\xc3')
+    """
+    if hasattr(tokenizer, "token_bytes"):
+        whole = (tokenizer.token_bytes(int(token)) for token in ids)
+        return tuple(text.decode("utf-8", "backslashreplace") for text in whole)
+    return tuple(tokenizer.decode([int(token)]) for token in ids)

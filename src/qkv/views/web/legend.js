@@ -1,0 +1,58 @@
+// The ramp with its ticks, a mark at what even attention would give, and what hatching means.
+// needs: core
+
+/**
+ * @typedef {object} LegendProps
+ * @property {Theme} theme
+ * @property {boolean} log
+ * @property {number | null} uniform how many keys the row may look at
+ */
+
+/**
+ * Mount a legend.
+ * @param {HTMLElement} element
+ * @param {LegendProps} props
+ * @returns {(() => void) & {update: (props: Partial<LegendProps>) => void}} what cleans up
+ */
+export function mountLegend(element, props) {
+  let state = { ...props };
+  const bar = makeElement("div", { class: "qkv-ramp" });
+  const ticks = makeElement("div", { class: "qkv-ticks" });
+  const mark = makeElement("span", { class: "qkv-mark" });
+  const scale = makeElement("div", { class: "qkv-scale" }, bar, ticks, mark);
+  const hatch = makeElement("canvas", { class: "qkv-hatch", "aria-hidden": "true" });
+  const masked = makeElement("span", { class: "qkv-masked" }, hatch, "masked");
+  const root = makeElement("div", { class: "qkv-legend" }, scale, masked);
+  element.append(root);
+
+  const draw = () => {
+    const { theme, log, uniform } = state;
+    const stops = Array.from({ length: 17 }, (_, at) => rampColor(theme, at / 16));
+    bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
+    const values = log ? [0.001, 0.01, 0.1, 1] : [0, 0.25, 0.5, 0.75, 1];
+    ticks.replaceChildren(
+      ...values.map((value) => {
+        const text = String(value).replace(/^0\./, ".");
+        const tick = makeElement("span", { text });
+        tick.style.left = `${rampPlace(value, log) * 100}%`;
+        return tick;
+      }),
+    );
+    mark.hidden = uniform === null || uniform < 2;
+    if (!mark.hidden) {
+      const place = rampPlace(1 / uniform, log);
+      mark.style.left = `${place * 100}%`;
+      mark.classList.toggle("qkv-mark-end", place > 0.6);
+      mark.textContent = `even over ${uniform.toLocaleString("en")}`;
+    }
+    const { context, ratio } = sizeCanvas(hatch, 20, 12);
+    context.fillStyle = hatchPattern(context, theme, ratio);
+    context.fillRect(0, 0, 20, 12);
+  };
+  draw();
+  const update = (changes) => {
+    state = { ...state, ...changes };
+    draw();
+  };
+  return Object.assign(() => root.remove(), { update });
+}

@@ -1,0 +1,144 @@
+// Why this weight: what is known of a cell, of its row and of its key; its arithmetic where given.
+// needs: core
+
+/**
+ * @typedef {object} Arithmetic how one weight comes about, computed in Python
+ * @property {{channel: number, q: number, k: number, product: number}[]} terms the largest
+ * @property {{count: number, sum: number}} rest the smaller ones
+ * @property {{name: string, value: number}[]} steps from q·k to the exponent, in order
+ *
+ * @typedef {object} WhyProps
+ * @property {Labels} labels
+ * @property {[number, number]} cursor
+ * @property {Reading} reading
+ * @property {{key: number, weight: number}[]} top the row's largest weights, largest first
+ * @property {number | null} entropy of the row, in nats
+ * @property {number | null} count how many keys the row may look at
+ * @property {number | null} received by the key
+ * @property {number | null} even received by the key if every row spread itself evenly
+ * @property {number | null} error how far the head's worst row is from its right sum
+ * @property {Arithmetic | null} [arithmetic]
+ * @property {Theme} theme
+ * @property {(row: number, col: number) => void} [onCursor]
+ */
+
+/**
+ * Mount the reasons.
+ * @param {HTMLElement} element
+ * @param {WhyProps | {theme: Theme}} props
+ * @returns {(() => void) & {update: (props: Partial<WhyProps>) => void}} what cleans up
+ */
+export function mountWhy(element, props) {
+  let state = { ...props };
+  const root = makeElement("div", { class: "qkv-why" });
+  element.append(root);
+
+  const line = (words, value, mark = "") =>
+    makeElement("tr", { class: mark }, makeElement("th", { scope: "row", text: words }), makeElement("td", { class: "qkv-number", text: value }));
+
+  function levelWords({ low, high, level }) {
+    const range = low === 0 ? `below ${briefBound(high)}` : `${briefBound(low)} to ${briefBound(high)}`;
+    return level === undefined ? range : `${level} of 15: ${range}`;
+  }
+
+  /** What is stored of the cell. */
+  function cellTable() {
+    const { labels, cursor, reading, count } = state;
+    const token = (text, color) => makeElement("td", { class: `qkv-number ${color}`, text });
+    const rows = [
+      makeElement("tr", {}, makeElement("th", { scope: "row", class: "qkv-q", text: "q, this token" }), token(spokenQuery(labels, cursor[0]), "qkv-q")),
+      makeElement("tr", {}, makeElement("th", { scope: "row", class: "qkv-k", text: "k, looked at" }), token(spokenKey(labels, cursor[1]), "qkv-k")),
+    ];
+    if (!reading.allowed) rows.push(line("allowed by the mask", "no"), line("weight", "0", "qkv-sum"));
+    else {
+      rows.push(line("allowed by the mask", count === null ? "yes" : count === 1 ? "yes, alone" : `yes, with ${(count - 1).toLocaleString("en")} more`));
+      if (count > 1) rows.push(line(`even over ${count.toLocaleString("en")} keys`, briefWeight(1 / count)));
+      rows.push(line("step of the ramp", levelWords(reading)));
+      rows.push(line("weight", readingWords(reading), "qkv-sum"));
+    }
+    return makeElement("table", {}, makeElement("tbody", {}, ...rows));
+  }
+
+  /** Every term of q·k, and what becomes of their sum. */
+  function arithmeticTable({ terms, rest, steps }) {
+    const number = (value, color = "") => makeElement("td", { class: `qkv-number ${color}`, text: briefNumber(value) });
+    const most = Math.max(...terms.map((term) => Math.abs(term.product)));
+    const heading = ["channel", "q", "k", "q·k", ""].map((text, at) =>
+      makeElement("th", { scope: "col", class: ["", "qkv-number qkv-q", "qkv-number qkv-k", "qkv-number", ""][at], text }),
+    );
+    const bar = (product) => {
+      const fill = makeElement("i", { class: product < 0 ? "qkv-negative" : "" });
+      fill.style.width = `${(Math.abs(product) / most) * 100}%`;
+      return makeElement("td", {}, makeElement("span", { class: "qkv-bar", "aria-hidden": "true" }, fill));
+    };
+    const wide = (words, value, mark) =>
+      makeElement("tr", { class: mark }, makeElement("th", { scope: "row", colspan: "3", text: words }), makeElement("td", { class: "qkv-number", text: value }), makeElement("td"));
+    return makeElement("table", {},
+      makeElement("thead", {}, makeElement("tr", {}, ...heading)),
+      makeElement("tbody", {},
+        ...terms.map(({ channel, q, k, product }) =>
+          makeElement("tr", {}, makeElement("th", { scope: "row", text: String(channel) }), number(q, "qkv-q"), number(k, "qkv-k"), number(product), bar(product)),
+        ),
+        rest.count ? wide(`${rest.count} smaller terms`, briefNumber(rest.sum)) : null,
+        ...steps.map(({ name, value }, at) => wide(name, briefNumber(value), at === 0 ? "qkv-rule" : "")),
+        wide("weight", readingWords(state.reading), "qkv-sum"),
+      ),
+    );
+  }
+
+  /** Where the row looks most; each is a way to that cell. */
+  function topTable() {
+    const { labels, cursor, top, onCursor } = state;
+    return makeElement("table", {}, makeElement("tbody", {},
+      ...top.map(({ key, weight }) => {
+        const fill = makeElement("i");
+        fill.style.width = `${Math.min(1, weight) * 100}%`;
+        const name = spokenKey(labels, key);
+        const button = makeElement("button", { type: "button", "aria-pressed": String(key === cursor[1]), text: name, onclick: () => onCursor?.(cursor[0], key) });
+        return makeElement("tr", { class: key === cursor[1] ? "qkv-chosen" : "" },
+          makeElement("th", { scope: "row" }, button),
+          makeElement("td", { class: "qkv-number", text: weight < 1e-4 ? "< .0001" : briefWeight(weight) }),
+          makeElement("td", {}, makeElement("span", { class: "qkv-bar", "aria-hidden": "true" }, fill)),
+        );
+      }),
+    ));
+  }
+
+  /** What is known of the whole row, and of the key. */
+  function rowTable() {
+    const { entropy, count, received, even, error, top } = state;
+    const sum = top.reduce((total, { weight }) => total + weight, 0);
+    const rows = [];
+    if (top.length > 1) rows.push(line(`these ${top.length} together`, briefWeight(Math.min(1, sum))));
+    if (entropy !== null) rows.push(line("entropy of the row", `${briefNumber(entropy)} of ${briefNumber(Math.log(Math.max(1, count ?? 1)))} nats`));
+    if (received !== null) {
+      const words = even === null ? "" : `, evenly ${briefNumber(even)}`;
+      rows.push(line("received by the key", `${briefNumber(received)}${words}`));
+    }
+    if (error !== null) rows.push(line("rows sum to 1 within", error === 0 ? "0" : error.toExponential(0).replace("-", "−")));
+    return makeElement("table", {}, makeElement("tbody", {}, ...rows));
+  }
+
+  function draw() {
+    if (!state.reading) return;
+    const { labels, cursor, arithmetic } = state;
+    const heading = (text) => makeElement("h3", { text });
+    root.replaceChildren(
+      arithmetic ? arithmeticTable(arithmetic) : cellTable(),
+      ...(state.top.length ? [heading(`Where ${spokenQuery(labels, cursor[0])} looks most`), topTable()] : []),
+      rowTable(),
+    );
+  }
+
+  function update(changes) {
+    // A way that was just taken keeps the keyboard where it is.
+    const held = root.contains(document.activeElement) ? document.activeElement.textContent : null;
+    state = { ...state, ...changes };
+    if (changes.theme) applyTheme(root, state.theme);
+    draw();
+    if (held) [...root.querySelectorAll("button")].find((each) => each.textContent === held)?.focus();
+  }
+  adoptStyles(root);
+  update({ ...props });
+  return Object.assign(() => root.remove(), { update });
+}
