@@ -52,8 +52,8 @@ def test_the_step_shown_gives_three() -> None:
     assert "8.155" in result.output
 
 
-def test_the_python_shown_runs() -> None:
-    (code,) = blocks("python")
+@pytest.mark.parametrize("code", blocks("python"), ids=["inspect", "attend"])
+def test_the_python_shown_runs(code: str) -> None:
     exec(compile(code, "README.md", "exec"), {})
 
 

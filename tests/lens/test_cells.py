@@ -56,8 +56,8 @@ def test_it_is_read_aloud() -> None:
     head = AttentionMap.of(ones, ones, mask=Causal(), **options)
     told = head.cell(1, 1).sentence()
     assert told == (
-        "q·k = 4.00, times 0.25 = 1.00, capped at 50 = 1.00, plus bias -1.00 = -0.00; "
-        "exp(-0.00 - 2.13) = .12"
+        "q·k = 4.00, times 0.25 = 1.00, capped at 50 = 1.00, plus bias -1.00 = 0.00; "
+        "exp(0.00 - 2.13) = .12"
     )
     assert head.cell(0, 1).sentence().endswith("the mask forbids it: 0")
 

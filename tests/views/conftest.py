@@ -14,7 +14,7 @@ from qkv.views.payload import Column, Layer, Payload, of_maps
 # Right to left, joined letters, markup, newline, a byte fragment, an emoji of several code points,
 # a combining mark, control characters, a direction override, nothing at all.
 LABELS = (
-    "שלום", " עולם", "\n", "مر", "حبا", "</script>", "<!--", "<b>&amp;", "\u00a0", "\t",
+    "שלום", " עולם", "\n", "مر", "حبا", "</script>", "<!--", "<b>&amp;", "\u00a0", "\t\n",
     "👩‍👩‍👧", "e", "\u0301", "\udce2", "\ufffd", "", "\x1b", "\u202e", " x", "def", " f", "\r\n",
     "end",
 )  # fmt: skip
@@ -69,4 +69,5 @@ def payload(heads: list[Layer]) -> Payload:
             Column("entropy", {n: 2 - s for n, s in scores.items() if n != "L5H0"}, chance=scores),
         ],
         kinds={"L0H1": "previous token"},
+        begin="L1H2",
     )

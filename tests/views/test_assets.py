@@ -48,6 +48,19 @@ def test_a_bundle_holds_what_its_modules_stand_on_in_order() -> None:
     assert "mountMap" in exported
 
 
+def test_a_module_names_all_that_it_stands_on() -> None:
+    def all_of(name: str) -> set[str]:
+        return {name}.union(*(all_of(other) for other in needs(name)))
+
+    for module in MODULES:
+        code = re.sub(r"/\*.*?\*/|//[^\n]*", "", script(module), flags=re.DOTALL)
+        for other in set(MODULES) - all_of(module):
+            used = [
+                name for name in DECLARED.findall(script(other)) if re.search(rf"\b{name}\b", code)
+            ]
+            assert not used, f"{module} uses {used} of {other}"
+
+
 def test_the_palette_is_the_only_source_of_colours() -> None:
     for sheet in ("views", "page"):
         assert not re.search(r"#[0-9A-Fa-f]{3,8}\b", style(sheet))
@@ -59,5 +72,5 @@ def test_the_palette_is_the_only_source_of_colours() -> None:
 
 
 def test_a_module_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match="no nothing.js"):
+    with pytest.raises(ConfigError, match=r"no nothing\.js"):
         bundle("nothing")

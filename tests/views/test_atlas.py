@@ -49,15 +49,21 @@ def test_layers_down_and_heads_across_in_their_colours() -> None:
     maps = heads(3, 2)
     figure = draw_atlas(maps, marked="L1H1", captions={"L2H0": "previous .50"})
     image = np.asarray(Image.open(io.BytesIO(encode_figure(figure, "png"))).convert("RGB"))
-    by_name = {axes.get_label(): axes for axes in figure.axes}
-    lefts = [by_name[f"L0H{head}"].get_position().x0 for head in range(2)]
-    tops = [by_name[f"L{layer}H0"].get_position().y0 for layer in range(3)]
+    axes = figure.axes[0]
+    edges = {drawn.get_gid(): drawn.get_extent() for drawn in axes.images}
+    lefts = [edges[f"L0H{head}"][0] for head in range(2)]
+    tops = [edges[f"L{layer}H0"][3] for layer in range(3)]
     assert lefts == sorted(lefts)
-    assert tops == sorted(tops, reverse=True)
+    assert tops == sorted(tops)
     for one in maps:
         pattern = one.pattern()
         for row, col in ((0, 0), (4, 1), (6, 6)):
-            x, y = by_name[one.name].transData.transform((col, row))
+            left, right, bottom, top = edges[one.name]
+            place = (
+                left + (right - left) * (col + 0.5) / 7,
+                top + (bottom - top) * (row + 0.5) / 7,
+            )
+            x, y = axes.transData.transform(place)
             shade = LIGHT.shade(level(float(pattern[row, col])))
             expected = [int(shade[i : i + 2], 16) for i in (1, 3, 5)]
             assert np.abs(image[int(image.shape[0] - y), int(x)] - np.array(expected)).max() <= 1

@@ -27,6 +27,9 @@ class Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
 
+    def handle_endtag(self, tag: str) -> None:
+        self.tags.append((f"/{tag}", {}))
+
     def handle_data(self, data: str) -> None:
         place = len(self.tags) - 1
         self.texts[place] = self.texts.get(place, "") + data

@@ -17,8 +17,6 @@ from qkv.errors import ConfigError
 
 __all__ = ["captures"]
 
-T = 4096
-
 SCRIPT = """
 import json, resource, sys
 import torch
@@ -30,33 +28,33 @@ def peak():
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-way, T = sys.argv[1], int(sys.argv[2])
-model = gpt2_small(T, "eager" if way == "output_attentions" else "sdpa")
+way, T, layers = sys.argv[1], *map(int, sys.argv[2:])
+model = gpt2_small(T, "eager" if way == "output_attentions" else "sdpa", layers)
 ids = torch.arange(T)[None] * 7919 % 50257
 before = peak()
 with torch.no_grad():
     if way == "captured":
         with capture() as trace:
             kept = model(ids)
-        assert sum(site.H for site in trace.layers) == 144
+        assert sum(site.H for site in trace.layers) == 12 * layers
     else:
         kept = model(ids, output_attentions=way == "output_attentions")
 print(json.dumps([peak() / 2**20, (peak() - before) / 2**20]))
 """
 
 
-def gpt2_small(context: int, attention: str) -> Any:
+def gpt2_small(context: int, attention: str, layers: int = 12) -> Any:
     """GPT-2-small's shape with random weights, for so many tokens."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
-    config = GPT2Config(n_positions=context)
+    config = GPT2Config(n_positions=context, n_layer=layers)
     build: Any = GPT2LMHeadModel._from_config
     return build(config, attn_implementation=attention).eval()
 
 
-def captures(rounds: int = 5) -> list[Measurement]:
+def captures(rounds: int = 5, *, T: int = 4096, layers: int = 12) -> list[Measurement]:
     """Time a pass with and without capture, in turn; measure the peaks in fresh processes.
 
     Raises:
@@ -68,7 +66,7 @@ def captures(rounds: int = 5) -> list[Measurement]:
 
     if importlib.util.find_spec("transformers") is None:
         raise ConfigError("no transformers", "the extra hf", "pip install 'qkv[hf]'")
-    model = gpt2_small(T, "sdpa")
+    model = gpt2_small(T, "sdpa", layers)
     ids = torch.arange(T)[None] * 7919 % model.config.vocab_size
     sums: list[float] = []
 
@@ -84,8 +82,8 @@ def captures(rounds: int = 5) -> list[Measurement]:
         sums.append(abs(float(head.row(T - 1).sum()) - 1))
 
     times = compare({"plain": plain, "captured": captured}, rounds)
-    peaks = {way: _peak(way) for way in ("plain", "captured", "output_attentions")}
-    shape = {"layers": 12, "heads": 144, "T": T, "C": 64}
+    peaks = {way: _peak(way, T, layers) for way in ("plain", "captured", "output_attentions")}
+    shape = {"layers": layers, "heads": 12 * layers, "T": T, "C": 64}
     return [
         Measurement(
             "a pass of GPT-2-small's shape with all heads captured, fp32",
@@ -110,9 +108,9 @@ def captures(rounds: int = 5) -> list[Measurement]:
     ]
 
 
-def _peak(way: str) -> tuple[float, float]:
+def _peak(way: str, T: int, layers: int) -> tuple[float, float]:
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, way, str(T)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT, way, str(T), str(layers)], capture_output=True, text=True, check=True
     )
     whole, grown = json.loads(run.stdout)
     return float(whole), float(grown)

@@ -13,6 +13,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from qkv.attention import Causal, attend
+from qkv.bench.captures import captures
 from qkv.bench.maps import maps
 from qkv.bench.measure import Measurement, Timing, compare, ratio
 from qkv.models import Sampling, build_model, count_parameters, generate
@@ -148,6 +149,7 @@ def memory(rounds: int = 3) -> list[Measurement]:
 
 SUITES: dict[str, Callable[..., list[Measurement]]] = {
     "attention": attention,
+    "capture": captures,
     "generate": generation,
     "map": maps,
     "memory": memory,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +14,8 @@ import typer
 from qkv.cli.console import count, err, out, print_json
 from qkv.cli.effects import print_effect, print_heads
 from qkv.cli.model import need_tokenizer, run_note, validation_ids
-from qkv.cli.options import AsJson, Run
-from qkv.errors import ConfigError, ResourceError, TextError
+from qkv.cli.options import AsJson, Run, TokenizerFile
+from qkv.errors import ConfigError, TextError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,13 +42,14 @@ def ablate_command(  # noqa: PLR0917 (options have names)
     text: Annotated[
         str | None,
         typer.Option(
-            "--text", help="The text to read.", show_default="the run's own validation text"
+            "--text", "-t", help="The text to read.", show_default="the run's own validation text"
         ),
     ] = None,
     file: Annotated[
         str | None,
         typer.Option(
             "--file",
+            "-f",
             "--data",
             metavar="FILE",
             help="A file to read instead, in windows of the model's context; - is standard input.",
@@ -89,9 +91,7 @@ def ablate_command(  # noqa: PLR0917 (options have names)
     csv: Annotated[
         Path | None, typer.Option(metavar="FILE", help="With --all: write the table to a file.")
     ] = None,
-    tokenizer: Annotated[
-        Path | None, typer.Option(help="In place of the model's own.", show_default=False)
-    ] = None,
+    tokenizer_file: TokenizerFile = None,
     as_json: AsJson = False,
 ) -> None:
     """Take heads out of a model, or change its attention, and see what it costs.
@@ -131,7 +131,7 @@ def ablate_command(  # noqa: PLR0917 (options have names)
         and model.exists()
     ):
         raise ConfigError("no text to read", "--text or --file", 'add --text "..."')
-    loaded = load_model(model, tokenizer)
+    loaded = load_model(model, tokenizer_file)
     windows, name = _windows(model, loaded, text, file, tokens, quiet=as_json)
     if every:
         _each_alone(loaded, windows, name, heads, mean=mean, csv=csv, as_json=as_json)
@@ -222,8 +222,12 @@ def _together(
     if as_json:
         moved = [_as_data(one, words) for one in done.moved(20)]
         told = {"edits": done.edits, "text": name, "windows": len(windows), "tokens": windows.size}
-        numbers = {"loss_before": done.loss_before, "loss_after": done.loss_after}
-        numbers |= {"change": done.change, "error": done.error, "divergence": done.divergence}
+        numbers: dict[str, float | None] = {
+            "loss_before": done.loss_before,
+            "loss_after": done.loss_after,
+        }
+        error = done.error if math.isfinite(done.error) else None
+        numbers |= {"change": done.change, "error": error, "divergence": done.divergence}
         each = {"before": done.losses_before.tolist(), "after": done.losses_after.tolist()}
         print_json({**told, **numbers, "next": moved, "losses": each})
         return
@@ -247,9 +251,10 @@ def _each_alone(
 ) -> None:
     """Take out each head alone, and show what that costs."""
     from qkv.lens.effects import effects
+    from qkv.lens.tables import write_text
 
-    if csv is not None:
-        _write(csv, "", "a")  # what can't be written is said before the work, not after
+    if csv is not None and not csv.exists():
+        write_text("", csv)  # what can't be written is said before the work, not after
     with _progress(quiet=as_json) as progress:
         found = effects(
             loaded.model,
@@ -259,7 +264,7 @@ def _each_alone(
             progress=progress,
         )
     if csv is not None:
-        _write(csv, found.to_csv())
+        found.to_csv(csv)
     if as_json:
         sys.stdout.write(found.to_json())
         return
@@ -279,15 +284,3 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[float], None] | None]:
     with Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task("heads", total=1.0)
         yield lambda done: shown.update(task, completed=done)
-
-
-def _write(csv: Path, text: str, mode: str = "w") -> None:
-    try:
-        with csv.open(mode, encoding="utf-8") as file:
-            file.write(text)
-    except OSError as error:
-        raise ResourceError(
-            f"{error.strerror!r} while writing {csv}",
-            "a file that may be written",
-            "choose another",
-        ) from error

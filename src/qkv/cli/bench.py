@@ -12,7 +12,7 @@ from qkv.cli.options import AsJson
 
 def bench_command(
     what: Annotated[
-        Literal["attention", "generate", "map", "memory"],
+        Literal["attention", "capture", "generate", "map", "memory"],
         typer.Argument(help="What to measure.", show_default=False),
     ],
     rounds: Annotated[

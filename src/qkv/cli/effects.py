@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
@@ -130,11 +131,13 @@ def _signed(number: float, digits: int = 4) -> str:
 
 
 def _plain(number: float) -> str:
-    """A number in four digits.
+    """A number in four digits, a dot where there is none.
 
-    >>> _plain(0.25), _plain(1.5)
-    ('.2500', '1.5000')
+    >>> _plain(0.25), _plain(1.5), _plain(math.nan)
+    ('.2500', '1.5000', '·')
     """
+    if not math.isfinite(number):
+        return "·"
     return f"{number:.4f}".removeprefix("0")
 
 

@@ -31,8 +31,6 @@ BAR = 12
 WIDE = 72
 """Columns of a terminal from which there is room for bars."""
 
-ExportFile = Annotated[Path | None, typer.Option(metavar="FILE", show_default=False)]
-
 
 def inspect_command(  # noqa: PLR0917 (options have names)
     model: Annotated[
@@ -89,8 +87,12 @@ def inspect_command(  # noqa: PLR0917 (options have names)
         Path | None,
         typer.Option(metavar="FILE", help="Write the head's picture.", show_default=False),
     ] = None,
-    png: ExportFile = None,
-    pdf: ExportFile = None,
+    png: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same, as PNG.", show_default=False)
+    ] = None,
+    pdf: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The same, as PDF.", show_default=False)
+    ] = None,
     csv: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Write every score of every head.", show_default=False),
@@ -120,6 +122,7 @@ def inspect_command(  # noqa: PLR0917 (options have names)
       qkv inspect model.gguf --text "one two one two" --sort induction --html heads.html
 
       qkv inspect runs/six --save six.safetensors
+
       qkv inspect six.safetensors --atlas
     """
     from qkv.views.gather import gather

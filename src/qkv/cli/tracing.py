@@ -22,6 +22,8 @@ __all__ = ["Seen", "Source"]
 SAVED = ".safetensors"
 OWN_TOKENS = 64
 """Tokens of a run's own validation text that are read where no text is given."""
+MOST_BYTES = 2**24
+"""Of a file; no context is as long."""
 OWN_CHARACTERS = 20_000
 """Of its start, what is looked through for a paragraph."""
 
@@ -86,6 +88,7 @@ class Source:
         import torch
 
         from qkv.lens import capture
+        from qkv.lens.tokens import texts_of
         from qkv.models import count_parameters
         from qkv.models.loading import load_model
 
@@ -102,6 +105,9 @@ class Source:
         recording = capture(checkpoint.model, tokenizer=checkpoint.tokenizer, values=values)
         with torch.inference_mode(), recording as trace:
             checkpoint.model(torch.from_numpy(ids)[None])
+        if len(trace) and not trace.texts:
+            # Ids that are counted up, as of "abc", are taken for places.
+            trace.label(texts_of(checkpoint.tokenizer, ids))
         if not len(trace):
             raise CheckpointError(
                 f"a model without attention, {short_path(self.model)}",
@@ -119,8 +125,14 @@ class Source:
             return self.text.replace("\\n", "\n")
         assert self.file is not None
         if self.file == "-":
-            return sys.stdin.buffer.read().decode("utf-8", "replace")
+            return sys.stdin.buffer.read(MOST_BYTES).decode("utf-8", "replace")
         try:
+            if (size := Path(self.file).stat().st_size) > MOST_BYTES:
+                raise TextError(
+                    f"{self.file} of {count(size)} bytes",
+                    f"at most {count(MOST_BYTES)}",
+                    "cut out what is to be read",
+                )
             return Path(self.file).read_text(encoding="utf-8")
         except UnicodeDecodeError as error:
             raise TextError(

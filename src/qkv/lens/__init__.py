@@ -4,7 +4,8 @@ Importing it imports torch.
 """
 
 from qkv.lens.capturing import capture, record
-from qkv.lens.edits import edit
+from qkv.lens.edits import Edits, edit
+from qkv.lens.effects import effect, effects
 from qkv.lens.maps import AttentionMap, Cell, CellArithmetic, brief, visible
 from qkv.lens.sites import Site
 from qkv.lens.storing import load
@@ -14,11 +15,14 @@ __all__ = [
     "AttentionMap",
     "Cell",
     "CellArithmetic",
+    "Edits",
     "Site",
     "Trace",
     "brief",
     "capture",
     "edit",
+    "effect",
+    "effects",
     "load",
     "record",
     "visible",

@@ -88,14 +88,14 @@ class CellArithmetic:
         >>> AttentionMap.of(np.ones((1, 4)), np.ones((2, 4))).cell(0, 1).sentence()
         'q·k = 4.00, times 0.50 = 2.00; exp(2.00 - 2.69) = .50'
         """
-        steps = f"q·k = {self.score:.2f}, times {self.scale:.2f} = {self.scaled:.2f}"
+        steps = f"q·k = {self.score:z.2f}, times {self.scale:z.2f} = {self.scaled:z.2f}"
         if self.softcap is not None:
-            steps += f", capped at {self.softcap:g} = {self.capped:.2f}"
+            steps += f", capped at {self.softcap:g} = {self.capped:z.2f}"
         if self.bias is not None:
-            steps += f", plus bias {self.bias:.2f} = {self.biased:.2f}"
+            steps += f", plus bias {self.bias:z.2f} = {self.biased:z.2f}"
         if not self.allowed:
             return f"{steps}; the mask forbids it: 0"
-        return f"{steps}; exp({self.biased:.2f} - {self.lse:.2f}) = {brief(self.weight)}"
+        return f"{steps}; exp({self.biased:z.2f} - {self.lse:z.2f}) = {brief(self.weight)}"
 
 
 def arithmetic(head: Head, query: int, key: int) -> CellArithmetic:

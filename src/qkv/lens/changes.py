@@ -23,7 +23,8 @@ from qkv.attention.tiles import Bias
 from qkv.lens.calls import Call, read_mask
 from qkv.lens.flash import Packed
 from qkv.lens.masks import Seen, TopLeft
-from qkv.lens.mixing import bias_tile, strongest, whole_mask
+from qkv.lens.mixing import strongest
+from qkv.lens.reckoning import whole_mask
 
 __all__ = ["sharpened", "uniformed", "with_scale", "with_temperature", "without_mask"]
 
@@ -71,7 +72,7 @@ def sharpened(call: Call, chosen: Chosen) -> Call:
     only = _Only(strongest(call).cpu().numpy())
     return replace(
         call,
-        mask=_by_head(chosen, only, whole_mask(call)),
+        mask=_by_head(chosen, only, whole_mask(call.mask, call.allowed)),
         allowed=None,
         sink=_without_sink(call, chosen),
     )
@@ -94,7 +95,9 @@ def without_mask(call: Call, chosen: Chosen) -> Call:
     if call.allowed is not None:
         table = _kept_columns(call.allowed, call)
         kept = table if isinstance(kept, Full) else kept & table
-    return replace(call, mask=_by_head(chosen, kept, whole_mask(call)), allowed=None)
+    return replace(
+        call, mask=_by_head(chosen, kept, whole_mask(call.mask, call.allowed)), allowed=None
+    )
 
 
 def _kept(mask: Mask, call: Call) -> Mask:
@@ -170,7 +173,7 @@ def _bent(call: Call, chosen: Chosen, bend: Any) -> Call:
         elif inner.softcap is not None:
             scores = torch.tanh(scores / inner.softcap) * inner.softcap
         if inner.bias is not None:
-            tile = bias_tile(inner.bias, inner, rows, cols).to(scores)
+            tile = _tile(inner, rows, cols).to(scores)
             tile = tile.expand(*inner.q.shape[:2], *tile.shape[2:])
             scores = scores + tile[sequence, head]
         if not chosen[head]:
@@ -178,6 +181,20 @@ def _bent(call: Call, chosen: Chosen, bend: Any) -> Call:
         return torch.where(scores == -math.inf, scores, bend(scores))
 
     return replace(call, score_mod=score_mod, softcap=None, bias=None)
+
+
+def _tile(call: Call, rows: Tensor, cols: Tensor) -> Tensor:
+    """Some rows and columns of the bias, broadcastable to (B, H, rows, cols)."""
+    bias = call.bias
+    assert bias is not None
+    if not isinstance(bias, Tensor):
+        at = rows.cpu().numpy(), cols.cpu().numpy()
+        tile = bias.tile(*at, queries=call.q.shape[2], keys=call.k.shape[2])
+        bias = torch.from_numpy(np.ascontiguousarray(tile)).to(call.q.device)
+        return bias[(None,) * (4 - bias.dim())]
+    bias = bias[(None,) * (4 - bias.dim())]
+    bias = bias[:, :, rows] if bias.shape[2] > 1 else bias
+    return bias[..., cols] if bias.shape[3] > 1 else bias
 
 
 def _by_head(chosen: Chosen, inside: Mask, outside: Mask) -> Mask:

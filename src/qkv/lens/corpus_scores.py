@@ -55,8 +55,9 @@ class Weighted:
         total = self.weight + weight
         if total > 0:
             away = mean - self.mean
-            self.spread += spread + away * away * self.weight * weight / total
-            self.mean += away * weight / total
+            share = weight / total
+            self.spread += spread + away * away * self.weight * share
+            self.mean += away * share
             self.weight = total
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from qkv.lens.mixing import mix
 from qkv.lens.naming import Heads
 from qkv.lens.places import Place
 from qkv.lens.stitching import unfolded
-from qkv.lens.watching import Watcher, watching
+from qkv.lens.watching import Watcher, unhanded, watching, without_onlookers
 
 if TYPE_CHECKING:
     from qkv.lens.edits import Edits
@@ -28,6 +28,7 @@ __all__ = ["Editor", "editing"]
 
 Chosen = Bool[np.ndarray, " H"]
 EVERYWHERE = Heads.of("all")
+BACKWARD = (Tensor.backward, torch.autograd.backward, torch.autograd.grad)
 
 
 @contextmanager
@@ -58,8 +59,21 @@ class Editor(Watcher):
         self.seen: dict[int, tuple[str, int]] = {}
         self._last: Call | None = None
 
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        if func in BACKWARD:
+            # Gradient checkpointing runs layers once more: they must be edited once more.
+            with without_onlookers(self):
+                return unhanded(func)(*args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
+
     def attended(self, call: Call, place: Place) -> Any:
-        name, heads = self.seen.setdefault(place.layer, (place.name, call.q.shape[1]))
+        name, heads = self.seen.setdefault(place.layer, (place.name, _heads_of(call, place)))
         asked, _ = unfolded(call, heads, None)
         edits, H = self.edits, asked.q.shape[1]
         if self.idle:
@@ -75,6 +89,7 @@ class Editor(Watcher):
         _apart(place, zero, mean, "ablate and mean")
         if changed is asked and not (zero | mean).any():
             return call.run()
+        _check_gradient(call)
         result = None if changed is not asked else call.run()
         mixed = mix(changed) if result is None else _mixed_of(call, result)
         mixed = mixed.reshape(*asked.q.shape[:3], -1).to(call.q.dtype)
@@ -170,10 +185,29 @@ class Editor(Watcher):
         return f"{there}, or a name such as {name}" if name else there
 
 
+def _heads_of(call: Call, place: Place) -> int:
+    """How many heads a layer has, also where its first call has them folded into rows."""
+    heads, rows = call.q.shape[1:3]
+    told = getattr(getattr(place.module, "config", None), "num_attention_heads", heads)
+    return told if heads * rows == told else heads
+
+
 def _apart(place: Place, one: Chosen, other: Chosen, names: str) -> None:
     if (both := np.flatnonzero(one & other)).size:
         raise ConfigError(
             f"{names} for L{place.layer}H{both[0]}", "one of them", "leave it out of one"
+        )
+
+
+def _check_gradient(call: Call) -> None:
+    """Raises a QkvError within a kernel's own autograd function: its backward knows no edit."""
+    within = not call.heads_first and not torch.is_grad_enabled()
+    given = call.q if call.q._base is None else call.q._base
+    if within and given.requires_grad:
+        raise QkvError(
+            "a gradient through an edited call of flash attention",
+            "a pass without gradients, or torch's own attention",
+            'use torch.no_grad(), or attn_implementation="sdpa"',
         )
 
 

@@ -130,7 +130,8 @@ def edit(
     What is changed in one head: mask, then scale, temperature, then uniform or sharpen. Edits nest,
     the inner first. A `capture` in the same `with` records calls as they were computed, whichever
     stands first. The model, its mode, gradients, hooks and random state stay as they were, after an
-    exception too. Gradients flow through edits; an edited pattern has no attention dropout.
+    exception too. Gradients flow through edits; an edited pattern has no attention dropout. With
+    gradient checkpointing the backward pass belongs into the `with` too, for it runs layers again.
 
     >>> from qkv.attention import Causal
     >>> from qkv.attention.fused import attend

@@ -6,32 +6,27 @@ positions.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
-from torch.nn import functional as F
+from jaxtyping import Float
+from torch import nn
 
-from qkv.errors import ConfigError, QkvError, ShapeError
+from qkv.errors import ConfigError
 from qkv.lens.editor import editing
 from qkv.lens.edits import Edits
+from qkv.lens.losses import as_rows, measuring, next_token_losses
 from qkv.lens.naming import Heads, HeadsLike
+from qkv.lens.tables import csv_text, data_frame, html_table, plain_table, write_text
 
 __all__ = ["Effect", "HeadEffect", "HeadEffects", "Moved", "effect", "effects"]
 
 Array = np.ndarray[Any, Any]
-# Logits that are turned into probabilities at once: 64 MB in fp32.
-LOGITS = 2**24
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ class Effect:
 
     @property
     def error(self) -> float:
-        """The standard error of the change, as if tokens were independent."""
+        """The standard error of the change, as if tokens were independent; NaN for one token."""
         return _standard_error(self.losses_after - self.losses_before)
 
     @property
@@ -111,6 +106,7 @@ def effect(model: nn.Module, ids: Any, edits: Edits) -> Effect:
 
     The model runs twice, in evaluation mode and without gradients; it is left in its own mode.
 
+    >>> from torch.nn import functional as F
     >>> class Copy(nn.Module):  # says that what it sees most comes next
     ...     def forward(self, ids):
     ...         x = F.one_hot(ids, 3)[:, None].float()
@@ -119,11 +115,11 @@ def effect(model: nn.Module, ids: Any, edits: Edits) -> Effect:
     >>> round(done.loss_before, 3), round(done.loss_after, 3)
     (0.0, 1.099)
     """
-    rows = _ids(ids)
-    with _measuring(model):
-        losses, last = _losses(model, rows)
+    rows = as_rows(ids)
+    with measuring(model):
+        losses, last = next_token_losses(model, rows)
         with editing(edits, model):
-            losses_after, last_after = _losses(model, rows)
+            losses_after, last_after = next_token_losses(model, rows)
     return Effect(str(edits), losses, losses_after, last, last_after)
 
 
@@ -136,7 +132,7 @@ class HeadEffect:
         module: the qualified name of the layer's module.
         loss: without the head, nats a token.
         change: how much the loss rose; below 0 the model is better without.
-        error: the standard error of the change, as if tokens were independent.
+        error: the standard error of the change, as if tokens were independent; NaN for one token.
     """
 
     layer: int
@@ -151,9 +147,10 @@ class HeadEffect:
         """Such as "L3H7"."""
         return f"L{self.layer}H{self.head}"
 
-    def as_row(self) -> dict[str, Any]:
-        """The numbers of one line of a table."""
-        numbers = {"loss": self.loss, "change": self.change, "error": self.error}
+    def record(self) -> dict[str, Any]:
+        """One line of a table, as a dictionary."""
+        error = self.error if math.isfinite(self.error) else None
+        numbers = {"loss": self.loss, "change": self.change, "error": error}
         named = {"name": self.name, "layer": self.layer, "head": self.head, "module": self.module}
         return {**named, **numbers}
 
@@ -191,26 +188,47 @@ class HeadEffects:
                 return row
         raise ConfigError(f"head {name!r}", "one that was ablated", "see the names in .rows")
 
-    def to_csv(self, path: Path | str | None = None) -> str:
-        """The table as comma-separated values, written to a file if one is named."""
-        written = io.StringIO()
-        fields = ("name", "layer", "head", "module", "loss", "change", "error")
-        table = csv.DictWriter(written, fields, lineterminator="\n")
-        table.writeheader()
-        table.writerows(row.as_row() for row in self.rows)
-        return _written(written.getvalue(), path)
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain dictionaries, lists, strings and numbers."""
+        rows = [row.record() for row in self.rows]
+        return {"how": self.how, "loss": self.loss, "tokens": self.tokens, "heads": rows}
 
     def to_json(self, path: Path | str | None = None) -> str:
-        """The table as JSON, written to a file if one is named."""
-        rows = [row.as_row() for row in self.rows]
-        told = {"how": self.how, "loss": self.loss, "tokens": self.tokens, "heads": rows}
-        return _written(json.dumps(told, indent=2, ensure_ascii=False) + "\n", path)
+        """The table as JSON, written to a file too where a path is given.
+
+        Raises:
+            ResourceError: where the file can't be written.
+        """
+        return write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", path)
+
+    def to_csv(self, path: Path | str | None = None) -> str:
+        """A line for each head, written to a file too where a path is given.
+
+        Raises:
+            ResourceError: where the file can't be written.
+        """
+        return write_text(csv_text([row.record() for row in self.rows]), path)
 
     def to_pandas(self) -> Any:
-        """The table as a pandas DataFrame, where pandas is installed."""
-        from importlib import import_module
+        """The same as a DataFrame, by the names of the heads.
 
-        return import_module("pandas").DataFrame([row.as_row() for row in self.rows])
+        Raises:
+            ResourceError: where pandas isn't installed.
+        """
+        return data_frame([row.record() for row in self.rows], "name")
+
+    def __str__(self) -> str:
+        return plain_table(_COLUMNS, self._cells())
+
+    def _repr_html_(self) -> str:
+        caption = f"Loss {self.loss:.4f} nats a token with all heads, over {self.tokens:,} tokens"
+        return html_table(caption, _COLUMNS, self._cells(), ("", "nats a token", "standard error"))
+
+    def _cells(self) -> list[list[str]]:
+        return [[row.name, f"{row.change:+.4f}", f"{row.error:.4f}"] for row in self.rows]
+
+
+_COLUMNS = ("without", "loss rises by", "±")
 
 
 def effects(
@@ -240,13 +258,13 @@ def effects(
     """
     if how not in ("zero", "mean"):
         raise ConfigError(f"how={how!r}", '"zero" or "mean"', "choose one")
-    wanted, rows = Heads.of(heads), _ids(ids)
+    wanted, rows = Heads.of(heads), as_rows(ids)
     # Nothing is changed here; the layers are counted, and a name that is none is told.
     counting = Edits(ablate=wanted)
-    with _measuring(model):
+    with measuring(model):
         with editing(counting, model) as editor:
             editor.idle = True
-            before, _ = _losses(model, rows)
+            before, _ = next_token_losses(model, rows)
         named = [
             (layer, int(head), module)
             for layer, (module, H) in sorted(editor.seen.items())
@@ -256,7 +274,7 @@ def effects(
         for done, (layer, head, module) in enumerate(named, 1):
             one = f"L{layer}H{head}"
             with editing(Edits(ablate=one) if how == "zero" else Edits(mean=one), model):
-                after, _ = _losses(model, rows)
+                after, _ = next_token_losses(model, rows)
             change = (after - before).ravel()
             mean = float(change.mean())
             found.append(
@@ -268,72 +286,7 @@ def effects(
     return HeadEffects(tuple(found), float(before.mean()), before.size, how)
 
 
-def _ids(ids: Any) -> Int[Tensor, "B T"]:
-    rows = torch.as_tensor(ids)
-    rows = rows[None] if rows.dim() == 1 else rows
-    if rows.dim() != 2 or rows.is_floating_point() or not len(rows):
-        raise ShapeError(f"ids of shape {tuple(rows.shape)}", "integers (T,) or (B, T)", "correct")
-    if rows.shape[1] < 2:
-        raise ShapeError(
-            f"{rows.shape[1]} token", "at least 2, so that one can be predicted", "give more text"
-        )
-    return rows.long()
-
-
-@contextmanager
-def _measuring(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every module gets back the mode it was in."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _losses(model: nn.Module, ids: Int[Tensor, "B T"]) -> tuple[Array, Array]:
-    """Each prediction's loss (B, T - 1), and log-probabilities of what follows the last, (V,)."""
-    parameter = next(model.parameters(), None)
-    given = ids if parameter is None else ids.to(parameter.device)
-    losses = torch.empty(ids.shape[0], ids.shape[1] - 1, dtype=torch.float64)
-    last = np.zeros(0)
-    # One by one: the logits of all at once may be beyond memory.
-    for place, row in enumerate(given):
-        logits = _logits(model(row[None]), row)
-        step = max(1, LOGITS // logits.shape[-1])
-        for first in range(0, losses.shape[1], step):
-            part = slice(first, min(first + step, losses.shape[1]))
-            found = F.cross_entropy(logits[part].float(), row[1:][part], reduction="none")
-            losses[place, part] = found.double().cpu()
-        last = logits[-1].double().log_softmax(-1).cpu().numpy()
-    if not bool(losses.isfinite().all()):
-        raise QkvError(
-            "a loss that is no number", "logits that are finite", "check the model's weights"
-        )
-    return losses.numpy(), last
-
-
-def _logits(output: Any, row: Int[Tensor, " T"]) -> Float[Tensor, "T V"]:
-    logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-    if isinstance(logits, Tensor) and logits.dim() == 3 and logits.shape[:2] == (1, len(row)):
-        return logits[0]
-    shape = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(output).__name__
-    raise ShapeError(
-        f"{shape} from the model for ids (1, {len(row)})",
-        "logits of every position, (1, T, V), or an object with .logits",
-        "wrap the model so that it returns them",
-    )
-
-
 def _standard_error(changes: Array) -> float:
     if changes.size < 2:
         return math.nan
     return float(changes.std(ddof=1) / math.sqrt(changes.size))
-
-
-def _written(text: str, path: Path | str | None) -> str:
-    if path is not None:
-        Path(path).write_text(text, encoding="utf-8")
-    return text

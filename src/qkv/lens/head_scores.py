@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from qkv.lens.formulas import Formula, Score, copying, mass, mean_of, uniformity
-from qkv.lens.layouts import Layouts
+from qkv.lens.layouts import Layout
 from qkv.lens.reading import Reading, read_head
 
 if TYPE_CHECKING:
@@ -152,13 +152,13 @@ FORMULAS: dict[str, Formula] = {
 
 
 def score_head(
-    head: AttentionMap, *, layouts: Layouts | None = None, cells: int | None = None
+    head: AttentionMap, *, layout: Layout | None = None, cells: int | None = None
 ) -> dict[str, Score | None]:
     """All scores of one head by name; None where one makes no sense, or no query is eligible.
 
     Args:
         head: of one text with itself or, with fewer scores, across texts.
-        layouts: shared with the other heads of a trace, for speed.
+        layout: what its queries could look at, where another head has it already.
         cells: of a head with more cells, 4,096² unless given, the scores that need all of a row
             read a seeded sample of the rows, as large as that; their counts say so.
 
@@ -170,8 +170,7 @@ def score_head(
     >>> round(found.score, 3), round(found.chance, 3), found.ceiling, found.count
     (0.417, 0.417, 1.0, 2)
     """
-    layout = (Layouts() if layouts is None else layouts).of(head)
-    reading = read_head(head, layout, cells)
+    reading = read_head(head, Layout(head) if layout is None else layout, cells)
     return {name: formula.read(reading, name) for name, formula in FORMULAS.items()}
 
 

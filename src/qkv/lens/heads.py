@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from qkv.errors import ConfigError
 from qkv.lens.head_scores import FORMULAS, Formula, Score, name_of, score_head
-from qkv.lens.layouts import Layouts
+from qkv.lens.layouts import Layout, Layouts
 from qkv.lens.reading import MOST_CELLS
 from qkv.lens.tables import csv_text, data_frame, html_table, number, plain_table, write_text
+from qkv.lens.workers import side_by_side
 
 if TYPE_CHECKING:
     from qkv.lens.maps import AttentionMap
@@ -239,18 +240,29 @@ def score_heads(
         sites = maps.sites() if isinstance(maps, Trace) else None
         maps = list(maps) if sites is None else maps
         total = len(list(maps)) if sites is None else sum(len(site.heads) for site in sites)
-    for done, head in enumerate(maps, 1):
-        scores = score_head(head, layouts=layouts, cells=cells)
+
+    def asked() -> Iterator[tuple[AttentionMap, Layout]]:
+        for head in maps:
+            # What heads share is made once, before they go their ways.
+            layout = layouts.of(head)
+            notes.update(dict.fromkeys(_notes(head, layout, cells, seed)))
+            yield head, layout
+
+    def scored(one: tuple[AttentionMap, Layout]) -> HeadRow:
+        head, layout = one
+        scores = score_head(head, layout=layout, cells=cells)
         found = re.fullmatch(r"L(\d+)H(\d+)", head.name)
         layer, number = (int(part) for part in found.groups()) if found else (None, None)
-        rows.append(HeadRow(head.name, layer, number, name_of(scores), scores))
-        notes |= dict.fromkeys(_notes(head, layouts, cells, seed))
+        return HeadRow(head.name, layer, number, name_of(scores), scores)
+
+    for done, row in enumerate(side_by_side(scored, asked()), 1):
+        rows.append(row)
         if progress is not None:
             progress(done / total)
     return HeadTable(tuple(rows), tuple(notes))
 
 
-def _notes(head: AttentionMap, layouts: Layouts, cells: int | None, seed: int) -> Iterator[str]:
+def _notes(head: AttentionMap, layout: Layout, cells: int | None, seed: int) -> Iterator[str]:
     if head.note:
         yield head.note
     most = (MOST_CELLS if cells is None else cells) // head.K
@@ -259,6 +271,6 @@ def _notes(head: AttentionMap, layouts: Layouts, cells: int | None, seed: int) -
             f"uniform, retrieval, entropy, confidence, distance and norm are of {max(1, most):,} of"
             f" {head.Q:,} queries, drawn with seed {seed}"
         )
-    for name, targets in layouts.of(head).targets.items():
+    for name, targets in layout.targets.items():
         if targets.sampled:
             yield f"{name} is of {len(targets.rows):,} queries, drawn with seed {seed}"

@@ -59,6 +59,7 @@ class Layout:
 
     def __init__(self, head: Head, seed: int = 0) -> None:
         self.head, self.seed = head, seed
+        self._inside: dict[tuple[str, range, range], tuple[Array, Array]] = {}
 
     def fits(self, head: Head) -> bool:
         """Whether it is the layout of another head too."""
@@ -124,6 +125,20 @@ class Layout:
             *pairs, sampled = self._earlier(self.next_ids, places + 1, 0)
             found["retrieval"] = self._targets(*pairs, sampled=sampled)
         return found
+
+    def inside(self, name: str, rows: range, cols: range) -> tuple[Array, Array]:
+        """Which pairs of some targets lie in a tile, and where in it as it lies, (cols, rows)."""
+        key = name, rows, cols
+        if key not in self._inside:
+            targets = self.targets[name]
+            first, last = np.searchsorted(targets.rows, (rows.start, rows.stop))
+            start, stop = np.searchsorted(targets.at, (first, last))
+            near = targets.cols[start:stop]
+            inside = start + np.flatnonzero((near >= cols.start) & (near < cols.stop))
+            own = targets.rows[targets.at[inside]] - rows.start
+            at = (targets.cols[inside] - cols.start) * len(rows) + own
+            self._inside[key] = inside, at
+        return self._inside[key]
 
     @cached_property
     def told_by_induction(self) -> Bool[Array, " Q"]:

@@ -73,9 +73,9 @@ def _away(tile: Tile, places: Array) -> Tensor:
     keys = torch.arange(len(cols), dtype=cells.dtype)
     here = torch.from_numpy(places - cols.start).to(cells.dtype)
     if cols.start < places.max() and places.min() < cols.stop - 1:
-        return (cells * (here - keys[:, None]).abs_()).sum(0)
-    total, moment = torch.stack([torch.ones_like(keys), keys]) @ cells
-    return (here * total - moment).abs_()
+        return torch.sum((here - keys[:, None]).abs_().mul_(cells), 0)
+    moments = torch.stack([torch.ones_like(keys), keys]) @ cells
+    return torch.abs(here * moments[0] - moments[1])
 
 
 def received(head: Head) -> Float[Array, " K"]:

@@ -18,15 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from qkv.attention import Full, Mask, as_mask
 from qkv.attention.fused import attend
-from qkv.attention.tiles import Bias, stack_heads
+from qkv.attention.tiles import stack_heads
 from qkv.lens.calls import Call
+from qkv.lens.reckoning import STRIP, some_scores, whole_mask
 
-__all__ = ["bias_tile", "mix", "strongest", "whole_mask"]
-
-# Scores of one strip: 16 MB in fp32.
-STRIP_SCORES = 2**22
+__all__ = ["mix", "strongest"]
 
 
 def mix(call: Call) -> Float[Tensor, "B H Q Cv"]:
@@ -44,16 +41,14 @@ def mix(call: Call) -> Float[Tensor, "B H Q Cv"]:
     tensors = (call.q, call.k, call.v)
     if has_torch_function(tensors):
         # Whoever sees it runs the call as it stands here.
-        again = replace(
-            call, run=partial(mix, call), finish=_itself, run_with_lse=None, again=_again(call)
-        )
+        alone = replace(call, run=partial(mix, call), finish=_itself, run_with_lse=None, again=None)
         kernel = cast("Callable[..., Any]", mix)
-        return cast("Tensor", handle_torch_function(kernel, tensors, again))
+        return cast("Tensor", handle_torch_function(kernel, tensors, alone))
     with torch.autocast(call.q.device.type, enabled=False):
         if call.score_mod is not None:
             return _by_strips(call)
         options: dict[str, Any] = {
-            "mask": whole_mask(call),
+            "mask": whole_mask(call.mask, call.allowed),
             "bias": call.bias,
             "scale": call.scale,
             "softcap": call.softcap,
@@ -63,14 +58,6 @@ def mix(call: Call) -> Float[Tensor, "B H Q Cv"]:
             return mixed
         mixed, lse = attend(*tensors, **options, return_lse=True)
         return mixed * _beside_sink(lse, call.sink).to(mixed)[..., None]
-
-
-def whole_mask(call: Call) -> Mask:
-    """What rule and table of a call both allow, as one mask."""
-    if call.allowed is None:
-        return call.mask
-    table = as_mask(call.allowed.detach().cpu().numpy())
-    return table if isinstance(call.mask, Full) else call.mask & table
 
 
 def strongest(call: Call) -> Int[Tensor, "B H Q"]:
@@ -86,33 +73,12 @@ def strongest(call: Call) -> Int[Tensor, "B H Q"]:
         found = call.q.new_full(call.q.shape[:3], -1, dtype=torch.int64)
         for rows, scores in _strips(call.detached()) if call.k.shape[2] else ():
             best, at = scores.max(-1)
-            found[:, :, rows.start : rows.stop] = at.masked_fill(best == -math.inf, -1)
+            found[:, :, rows] = at.masked_fill(best == -math.inf, -1)
         return found
-
-
-def bias_tile(bias: Bias, call: Call, rows: Tensor, cols: Tensor) -> Tensor:
-    """Some rows and columns of a bias, broadcastable to (B, H, rows, cols)."""
-    assert bias is not None
-    if not isinstance(bias, Tensor):
-        at = rows.cpu().numpy(), cols.cpu().numpy()
-        tile = bias.tile(*at, queries=call.q.shape[2], keys=call.k.shape[2])
-        bias = torch.from_numpy(np.ascontiguousarray(tile)).to(call.q.device)
-        return bias[(None,) * (4 - bias.dim())]
-    bias = bias[(None,) * (4 - bias.dim())]
-    bias = bias[:, :, rows] if bias.shape[2] > 1 else bias
-    return bias[..., cols] if bias.shape[3] > 1 else bias
 
 
 def _itself(mixed: Tensor) -> Tensor:
     return mixed
-
-
-def _again(call: Call) -> Callable[[Tensor, Tensor, Tensor, bool], Tensor]:
-    def again(q: Tensor, k: Tensor, v: Tensor, biased: bool) -> Tensor:
-        bias = call.bias if biased else None
-        return mix(replace(call, q=q, k=k, v=v, bias=bias))
-
-    return again
 
 
 def _beside_sink(lse: Tensor, sink: Tensor) -> Tensor:
@@ -123,35 +89,13 @@ def _beside_sink(lse: Tensor, sink: Tensor) -> Tensor:
     return torch.sigmoid(lse - against).masked_fill(absent[:, None], 1.0)
 
 
-def _strips(call: Call) -> Iterator[tuple[range, Tensor]]:
+def _strips(call: Call) -> Iterator[tuple[slice, Tensor]]:
     """Scores (B, H, rows, K) of some queries at a time, as they enter softmax; at least fp32."""
-    batch, heads, queries, _ = call.q.shape
-    groups, keys = call.k.shape[1:3]
-    mask = whole_mask(call)
-    wide = torch.promote_types(call.q.dtype, torch.float32)
-    k, device = call.k.to(wide), call.q.device
-    cols = torch.arange(keys, device=device)
-    step = max(1, STRIP_SCORES // max(1, batch * heads * keys))
+    batch, heads, queries = call.q.shape[:3]
+    step = max(1, STRIP // max(1, batch * heads * call.k.shape[2]))
     for start in range(0, queries, step):
-        stop = min(start + step, queries)
-        rows = torch.arange(start, stop, device=device)
-        q = call.q[:, :, start:stop].to(wide) * call.scale
-        scores = (stack_heads(q, groups) @ k.mT).view(batch, heads, len(rows), keys)
-        if call.score_mod is not None:
-            scores = torch.stack(
-                [
-                    call.score_mod(tile, sequence, head, rows, cols)
-                    for sequence, one in enumerate(scores)
-                    for head, tile in enumerate(one)
-                ]
-            ).view_as(scores)
-        elif call.softcap is not None:
-            scores = torch.tanh(scores / call.softcap) * call.softcap
-        if call.bias is not None:
-            scores = scores + bias_tile(call.bias, call, rows, cols).to(scores)
-        allowed = mask.allowed(range(start, stop), range(keys), queries=queries, keys=keys)
-        forbidden = torch.from_numpy(~allowed).to(device)
-        yield range(start, stop), scores.masked_fill(forbidden, -math.inf)
+        rows = np.arange(start, min(start + step, queries))
+        yield slice(start, start + len(rows)), some_scores(call, rows)
 
 
 def _by_strips(call: Call) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from qkv.attention import Given, Mask
+from qkv.attention import Causal, Full, Given, Mask
 from qkv.attention.steps import BiasTiles
 from qkv.lens.masks import Cut
 
@@ -24,7 +24,7 @@ __all__ = ["allowed_pairs", "allowed_sums", "same_mask", "uniform_distance", "we
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 # Pairs asked of a mask or bias at once: the tile of their rows and columns holds them all.
-BLOCK_PAIRS = 128
+BLOCK_PAIRS = 256
 # Pairs whose q and k are gathered at once: a few megabytes.
 GATHERED_PAIRS = 2**13
 STRIP_ROWS = 256
@@ -50,6 +50,11 @@ def allowed_pairs(head: Head, rows: Int[Array, " n"], cols: Int[Array, " n"]) ->
     >>> allowed_pairs(m, np.array([0, 2]), np.array([1, 1])).tolist()
     [False, True]
     """
+    if isinstance(head.mask, Full):
+        return np.ones(len(rows), dtype=bool)
+    if isinstance(head.mask, Causal):
+        # By far the most common, and a thousand times as fast as by the tile.
+        return np.asarray(cols <= rows + head.K - head.Q)
     found = np.zeros(len(rows), dtype=bool)
     for here, at_rows, at_cols, row, col in _blocks(rows, cols):
         found[here] = head.allowed(at_rows, at_cols)[row, col]

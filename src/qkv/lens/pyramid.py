@@ -198,7 +198,7 @@ def _build(head: Head, lse: Array | None, progress: Progress, cancel: Cancel) ->
         done = costs[number + 1] / costs[-1]
         if progress is not None:
             progress(float(done))
-        if cancel is not None and cancel():
+        if done < 1 and cancel is not None and cancel():
             raise CancelledError(
                 f"word to stop after {done:.0%} of a pass",
                 "a pass that runs to its end",

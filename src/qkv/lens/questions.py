@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from qkv.errors import ConfigError, QkvError
+from qkv.lens.one_text import one_text
 from qkv.lens.tables import csv_text, data_frame, html_table, number, plain_table, write_text
 
 if TYPE_CHECKING:
@@ -154,37 +155,31 @@ def rank(
     """
     if by not in ("weight", "output_norm"):
         raise ConfigError(f"by={by!r}", "'weight' or 'output_norm'", "choose one")
-    sites, sequence = trace.sites(), trace.chosen_sequence
-    tokens = max((len(site.kept[sequence].cols) for site in sites if not site.cross), default=0)
+    text = one_text(trace)
     for kind, place in (("query", query), ("key", key)):
-        if not tokens:
-            break
-        if not 0 <= place < tokens:
-            raise QkvError(f"{kind} {place}", f"0 to {tokens - 1}", "count tokens from 0")
+        if text.tokens and not 0 <= place < text.tokens:
+            raise QkvError(f"{kind} {place}", f"0 to {text.tokens - 1}", "count tokens from 0")
     heads: list[RankedHead] = []
-    skipped: dict[str, str] = {}
-    for site in sites:
-        found = _of_site(site, query, key, sequence)
-        if isinstance(found, str):
-            skipped[f"L{site.index}"] = found
+    skipped = dict(text.skipped)
+    for site in text.sites:
+        found = _of_site(site, query, key, text.sequence)
+        if found is None:
+            skipped[f"L{site.index}"] = f"query {query} isn't stored"
         else:
             heads += found
     heads.sort(key=lambda head: -(getattr(head, by) or 0.0))
     return Ranking(query, key, tuple(heads), skipped)
 
 
-def _of_site(site: Site, query: int, key: int, sequence: int) -> list[RankedHead] | str:
-    """The heads of one layer, or why it can't be asked."""
-    if site.at is None:
-        return "it looks at another text"
+def _of_site(site: Site, query: int, key: int, sequence: int) -> list[RankedHead] | None:
+    """The heads of one layer; None where it didn't store the query."""
     kept = site.kept[sequence]
-    if key >= len(kept.cols):
-        return f"it has {len(kept.cols)} keys"
+    assert site.at is not None
     places = site.at[site.rows] - kept.cols.start
     inside = (site.rows >= kept.rows.start) & (site.rows < kept.rows.stop)
     stored = np.flatnonzero((places == query) & inside)
     if not stored.size:
-        return f"query {query} isn't stored"
+        return None
     row = int(stored[0])
     count, allowed = _allowed(site, row, key, sequence)
     weights = np.where(allowed, _weights(site, row, key, sequence), 0.0)

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from qkv.attention.steps import BiasTiles
-from qkv.lens.layouts import Layout
+from qkv.lens.layouts import Layout, Targets
 from qkv.lens.masks import Cut, CutBias
 from qkv.lens.pairs import weights_of_pairs
 from qkv.lens.sweep import Sweep, Tile, expected_sums, plainly, tensor
@@ -120,7 +120,7 @@ def read_head(head: AttentionMap, layout: Layout, cells: int | None = None) -> R
     most = (MOST_CELLS if cells is None else cells) // head.K
     if len(scanned) <= most:
         scanner = _Scanner(head, layout, rows, first, left)
-        weights = scanner.run({name: (t.rows[t.at], t.cols) for name, t in targets.items()})
+        weights = scanner.run(targets)
     else:
         rng = np.random.default_rng(layout.seed)
         rows = np.sort(rng.choice(scanned, max(1, most), replace=False))
@@ -139,7 +139,7 @@ class _Scanner:
     def __init__(
         self, head: AttentionMap, layout: Layout, rows: Array, first: Array, left: Array
     ) -> None:
-        self.head, self.rows = head, rows
+        self.head, self.layout, self.rows = head, layout, rows
         self.key_ids = None if layout.next_ids is None else layout.head.key_ids
         self.next_ids = None if layout.next_ids is None else layout.next_ids[rows]
         self.first = first[rows]
@@ -154,14 +154,15 @@ class _Scanner:
             None if head.v is None or head.w_o is None else np.zeros((len(rows), head.v.shape[1]))
         )
 
-    def run(self, pairs: dict[str, tuple[Array, Array]]) -> dict[str, Float[Array, " n"]]:
-        """Looks at all tiles; returns the weights of some pairs (rows rising, cols) by the way."""
-        found = {name: np.zeros(len(rows)) for name, (rows, _) in pairs.items()}
+    def run(self, targets: dict[str, Targets]) -> dict[str, Float[Array, " n"]]:
+        """Looks at all tiles; returns the weights of the pairs of some targets by the way."""
+        found = {name: np.zeros(len(t.cols)) for name, t in targets.items()}
         with plainly():
             for tile in Sweep.over(self.head).weights():
-                for name, (rows, cols) in pairs.items():
-                    inside, at = _inside(tile, rows, cols)
-                    found[name][inside] = tile.cells.reshape(-1)[torch.from_numpy(at)].numpy()
+                cells = tile.cells.reshape(-1)
+                for name, weights in found.items():
+                    inside, at = self.layout.inside(name, tile.rows, tile.cols)
+                    weights[inside] = cells[torch.from_numpy(at)].numpy()
                 self._add(tile)
         return found
 
@@ -242,10 +243,10 @@ class _Scanner:
             copied = np.where(self.first > self.best * (1 + ALIKE), hit, copied)
         norm = None
         if self.mixed is not None and self.head.w_o is not None:
-            w_o = self.head.w_o.astype(np.float64)
             # ‖x W‖² = x (W Wᵀ) xᵀ: as wide as a head, not as the model.
-            squares = np.einsum("rc,rc->r", self.mixed @ (w_o @ w_o.T), self.mixed)
-            norm = np.sqrt(np.maximum(squares, 0.0))
+            w_o, mixed = tensor(self.head.w_o, torch.float64), torch.from_numpy(self.mixed)
+            squares = ((mixed @ (w_o @ w_o.T)) * mixed).sum(-1)
+            norm = np.asarray(squares.clamp_min(0.0).sqrt().numpy())
         return Scan(
             rows=self.rows,
             entropy=self.entropy,
@@ -261,12 +262,3 @@ class _Scanner:
 
 def _inverse(x: Array) -> Array:
     return np.divide(1.0, x, out=np.zeros(len(x)), where=x > 0)
-
-
-def _inside(tile: Tile, rows: Array, cols: Array) -> tuple[Array, Array]:
-    """Which pairs lie in a tile, and where."""
-    first, last = np.searchsorted(rows, (tile.rows.start, tile.rows.stop))
-    near = cols[first:last]
-    inside = first + np.flatnonzero((near >= tile.cols.start) & (near < tile.cols.stop))
-    at = (cols[inside] - tile.cols.start) * len(tile.rows) + rows[inside] - tile.rows.start
-    return inside, at

@@ -13,7 +13,7 @@ from qkv.attention import Full, Given, Mask
 from qkv.attention.fused import attend
 from qkv.lens.calls import Call
 
-__all__ = ["lse_of", "some_weights", "whole_mask"]
+__all__ = ["STRIP", "lse_of", "some_scores", "some_weights", "whole_mask"]
 
 # Scores of one strip: 32 MB in fp32.
 STRIP = 2**23

@@ -7,6 +7,7 @@ flowed, as if values and feed-forward layers did nothing: an upper bound for the
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from qkv.errors import ConfigError, QkvError
 from qkv.lens.sweep import Sweep, expected_sums, plainly, precision
+from qkv.lens.workers import side_by_side
 
 if TYPE_CHECKING:
     from qkv.lens.maps import AttentionMap
@@ -123,14 +125,20 @@ def _row(layers: list[list[AttentionMap]], query: int, residual: float) -> Float
         # The last layer asks a single query, and a causal one none behind it.
         rows = range(int(used.min()), int(used.max()) + 1) if len(used) else range(0)
         passed = torch.zeros_like(held)
-        for head in heads:
-            cols = range(head.K)
-            sweep = Sweep(head, rows, cols, precision(head, rows, cols))
-            for tile in sweep.weights():
-                here = held[tile.rows.start : tile.rows.stop].to(tile.cells)
-                passed[tile.cols.start : tile.cols.stop] += tile.cells @ here
+        for part in side_by_side(partial(_passed, rows=rows, held=held), heads):
+            passed += part
         held = held * residual + passed * ((1 - residual) / len(heads))
     return np.asarray(held.numpy())
+
+
+def _passed(head: AttentionMap, rows: range, held: Tensor) -> Tensor:
+    """What some queries hold, given on to their keys by one head, (T,)."""
+    cols, found = range(head.K), torch.zeros_like(held)
+    with plainly():
+        for tile in Sweep(head, rows, cols, precision(head, rows, cols)).weights():
+            here = held[tile.rows.start : tile.rows.stop].to(tile.cells)
+            found[tile.cols.start : tile.cols.stop] += tile.cells @ here
+    return found
 
 
 def _some(sums: Tensor) -> Tensor:

@@ -186,7 +186,7 @@ class Site:
         Raises:
             ShapeError: where there isn't a value for each key.
 
-        >>> from qkv.lens import capture
+        >>> from qkv import Causal, capture
         >>> x = torch.zeros(1, 1, 3, 2)
         >>> with capture() as trace:
         ...     mixed = attend(x, x, x, mask=Causal())
@@ -229,7 +229,7 @@ class Site:
     def weights(self, rows: Sequence[int], cols: Sequence[int], sequence: int = 0) -> Array:
         """The weights of some cells for all stored heads at once, (H, rows, cols) in float64.
 
-        >>> from qkv.lens import capture
+        >>> from qkv import Causal, capture
         >>> x = torch.zeros(1, 2, 3, 2)
         >>> with capture() as trace:
         ...     mixed = attend(x, x, x, mask=Causal())
@@ -274,7 +274,7 @@ class Site:
             ShapeError: where v isn't (B, G, K, any), or q isn't as site.q.
             QkvError: where only a part of the call is stored, or several calls are one site.
 
-        >>> from qkv.lens import capture
+        >>> from qkv import Causal, capture
         >>> x = torch.zeros(1, 1, 2, 2)  # B 1, H 1, T 2, C 2
         >>> with capture() as trace:
         ...     mixed = attend(x, x, x, mask=Causal())

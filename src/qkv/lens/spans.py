@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 
 from qkv.errors import ConfigError, QkvError
+from qkv.lens.one_text import one_text
 from qkv.lens.pairs import allowed_sums, same_mask
 from qkv.lens.span_table import REST, SINK, SpanTable
 from qkv.lens.sweep import expected_sums
@@ -54,17 +55,14 @@ def spans(trace: Trace, spans: SpansLike) -> SpanTable:
     >>> found["L0H0"].round(2).tolist()
     [[1.0, 0.0], [0.58, 0.42]]
     """
-    sequence = trace.chosen_sequence
-    sites = trace.sites()
-    own = [site for site in sites if not site.cross]
-    if not own:
+    text = one_text(trace)
+    if not text.sites:
         raise QkvError(
             "layers that all look at another text",
             "one that looks at its own",
             "ask trace[layer, head] for tiles of cross-attention",
         )
-    tokens = max(len(site.kept[sequence].cols) for site in own)
-    whole = next(site for site in own if len(site.kept[sequence].cols) == tokens)
+    whole, tokens = text.sites[-1], text.tokens
     given = isinstance(spans, Mapping)
     texts = () if given else trace[whole.index, whole.heads[0]].key_labels
     ranges = read_spans(spans, texts, tokens)
@@ -76,16 +74,9 @@ def spans(trace: Trace, spans: SpansLike) -> SpanTable:
     for place, span in enumerate(ranges.values()):
         which[span.start : span.stop] = place
     names = [*ranges, *([REST] if (which == len(ranges)).any() else [])]
-    skipped = {}
-    parts = []
-    for site in sites:
-        keys = len(site.kept[sequence].cols)
-        if site.cross:
-            skipped[f"L{site.index}"] = "it looks at another text"
-        elif keys != tokens:
-            skipped[f"L{site.index}"] = f"it has {keys} of {tokens} keys"
-        else:
-            parts += _of_site(site, sequence, which, len(names))
+    parts = [
+        part for site in text.sites for part in _of_site(site, text.sequence, which, len(names))
+    ]
     if any(part.sink for part in parts):
         names.append(SINK)
     return SpanTable(
@@ -95,7 +86,7 @@ def spans(trace: Trace, spans: SpansLike) -> SpanTable:
         mass=np.stack([part.mass[:, : len(names)] for part in parts]),
         chance=np.stack([part.chance[:, : len(names)] for part in parts]),
         counts=np.stack([part.counts for part in parts]),
-        skipped=skipped,
+        skipped=text.skipped,
     )
 
 

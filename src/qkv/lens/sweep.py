@@ -1,10 +1,10 @@
 """A head's scores and weights a tile at a time, in torch: what every question about all cells uses.
 
 A tile lies transposed, (keys, queries): sums and maxima over blocks of keys then run along the
-memory's order, twice as fast as across it. A strip of rows belongs to one thread and has 2**18 cells
-to a tile, which stay in that processor's own cache. torch's way is to split every single operation
-among its threads and wait for the last of them: alone on the machine that is as fast, but beside
-other work it took 3 times as long (T = 30,000, 2 cores).
+memory's order, twice as fast as across it. A strip of rows belongs to one thread and has 2**18
+cells to a tile, which stay in that processor's own cache. torch's way is to split every single
+operation among its threads and to wait for the last of them: alone on the machine that is as fast,
+but beside other work it took 3 times as long (T = 30,000, 2 cores).
 """
 
 from __future__ import annotations
@@ -95,10 +95,10 @@ class Sweep:
     block: int = 1
 
     @classmethod
-    def over(cls, head: Head, *, block: int = 1) -> Sweep:
+    def over(cls, head: Head) -> Sweep:
         """All of a head, in a precision that suits it."""
         rows, cols = range(head.Q), range(head.K)
-        return cls(head, rows, cols, precision(head, rows, cols), block)
+        return cls(head, rows, cols, precision(head, rows, cols))
 
     @cached_property
     def _keys(self) -> Tensor:
@@ -198,6 +198,8 @@ def in_threads(
     started = threading.Barrier(threads + 1)
 
     def start() -> None:
+        # Asked first, for a thread's first question sets the number anew.
+        torch.get_num_threads()
         torch.set_num_threads(1)
         started.wait()
 

@@ -25,7 +25,7 @@ def number(value: float | None) -> str:
     """
     if value is None or not math.isfinite(value):
         return "·"
-    return f"{value:,.0f}" if abs(value) >= 100 else brief(value)
+    return f"{value:,.0f}" if abs(value) >= 100 else brief(value).replace("over ", ">")
 
 
 def plain_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

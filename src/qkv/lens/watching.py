@@ -35,7 +35,7 @@ from qkv.attention import Full
 from qkv.lens.calls import Call, read, read_mask
 from qkv.lens.places import Place, Places
 
-__all__ = ["Watcher", "alone", "innermost", "watching"]
+__all__ = ["Watcher", "alone", "innermost", "unhanded", "watching", "without_onlookers"]
 
 # The watchers that are on, the innermost last: `record` hands calls to them.
 _ON: list[Watcher] = []
@@ -112,7 +112,7 @@ class Watcher(TorchFunctionMode):
         self.places.across = wanted.arguments["query"] is not wanted.arguments["key"]
         if not wanted.arguments["need_weights"]:
             with self:
-                return _unhanded(func)(*args, **kwargs)
+                return unhanded(func)(*args, **kwargs)
         # Where weights are wanted it computes a softmax of its own; only without does it call the
         # kernel. So it is made twice, and but once for modes further out.
         wanted.arguments["need_weights"] = False
@@ -120,14 +120,14 @@ class Watcher(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 returned = func(*args, **kwargs)
             with self:
-                output, _ = _unhanded(func)(*wanted.args, **wanted.kwargs)
+                output, _ = unhanded(func)(*wanted.args, **wanted.kwargs)
             return output, self.weights_of(returned[1])
         returned = func(*args, **kwargs)
         wanted.arguments["training"] = False
         further = _popped()
         try:
             with torch.no_grad(), self:
-                _unhanded(func)(*wanted.args, **wanted.kwargs)
+                unhanded(func)(*wanted.args, **wanted.kwargs)
         finally:
             for mode in further:
                 _push(mode)
@@ -148,10 +148,27 @@ def _changing() -> list[TorchFunctionMode]:
     return modes[kept:]
 
 
-def _unhanded(func: Callable[..., Any]) -> Callable[..., Any]:
+@contextmanager
+def without_onlookers(watcher: Watcher) -> Iterator[None]:
+    """Within a watcher's handler: turns it on again, and off those further out that only look."""
+    modes = _popped()
+    for mode in (*modes, watcher):
+        if getattr(mode, "changes", True):
+            _push(mode)
+    try:
+        yield
+    finally:
+        _popped()
+        for mode in modes:
+            _push(mode)
+
+
+def unhanded(func: Callable[..., Any]) -> Callable[..., Any]:
     """A copy of a function of torch that sees no torch function to hand itself over to."""
     own = cast("types.FunctionType", func)
-    names = {**own.__globals__, "has_torch_function": lambda _: False}
+    names = {**own.__globals__}
+    for asked in ("has_torch_function", "has_torch_function_unary"):
+        names[asked] = lambda _: False
     copy = types.FunctionType(own.__code__, names, own.__name__, own.__defaults__, own.__closure__)
     copy.__kwdefaults__ = own.__kwdefaults__
     return copy

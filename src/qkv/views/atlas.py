@@ -13,9 +13,10 @@ from qkv.errors import ConfigError
 from qkv.views.captions import LEGEND_WIDTH, even_share, write_legend
 from qkv.views.lettering import fitting, width_of
 from qkv.views.palette import DARK, LIGHT
-from qkv.views.sheet import POINT, Sheet, levels_of, settings
+from qkv.views.sheet import POINT, Box, Sheet, levels_of, settings
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from qkv.lens import AttentionMap
@@ -103,6 +104,7 @@ def draw_atlas(
     with settings():
         colors = DARK if dark else LIGHT
         sheet = Sheet(width, top + pitch * len(layers) + 74, colors)
+        axes = sheet.whole("atlas")
         sheet.figure.set_label(title)
         sheet.write(MARGIN, 42, title, size=17, face="serif")
         down, right = "this token ↓", " looks at →"
@@ -121,7 +123,9 @@ def draw_atlas(
         for (layer, head), each in grid.items():
             name = f"L{layer}H{head}"
             x, y = left + heads.index(head) * (side + GAP), top + layers.index(layer) * pitch
-            _thumbnail(sheet, each, x, y, side, log=log, marked=name == marked, name=name)
+            box = (_pixel(x), _pixel(y), side, side)
+            _thumbnail(sheet, axes, each, box, log=log)
+            _frame(sheet, axes, box, marked=name == marked)
             if captions.get(name):
                 text = fitting(captions[name], "sans", 7, side)
                 sheet.write(x, y + side + 8.5, text, size=7, color=colors.soft)
@@ -136,38 +140,38 @@ def _block(head: AttentionMap, side: float) -> int:
     return 1 << (math.ceil(max(head.Q, head.K) / (side * POINT)) - 1).bit_length()
 
 
+def _pixel(place: float) -> float:
+    """A place in points, moved to where a pixel begins."""
+    return round(place * POINT) / POINT
+
+
 def _snapped(head: AttentionMap, side: float) -> float:
     """The side of a thumbnail, a little shorter, so that a cell of it is a number of pixels."""
     cells = math.ceil(max(head.Q, head.K) / _block(head, side))
     return max(1, math.floor(side * POINT / cells)) * cells / POINT
 
 
-def _thumbnail(
-    sheet: Sheet,
-    head: AttentionMap,
-    left: float,
-    top: float,
-    side: float,
-    *,
-    log: bool,
-    marked: bool,
-    name: str,
-) -> None:
+def _thumbnail(sheet: Sheet, axes: Axes, head: AttentionMap, box: Box, *, log: bool) -> None:
     """One head as a square, whatever its numbers of queries and keys."""
+    block = _block(head, box[2])
+    levels = levels_of(head.pool(block, "max"), log=log)
+    # Blocks at the edges may reach beyond the map; all are drawn alike.
+    sheet.hatch(axes, box)
+    sheet.cells(axes, levels, head.pool_allowed(block), box=box, name=head.name or None)
+
+
+def _frame(sheet: Sheet, axes: Axes, box: Box, *, marked: bool) -> None:
     from matplotlib.patches import Rectangle
 
-    block = _block(head, side)
-    axes = sheet.axes(left, top, side, side, name)
-    sheet.hatch(axes)
-    sheet.cells(axes, levels_of(head.pool(block, "max"), log=log), head.pool_allowed(block), block)
+    left, top, width, height = box
     axes.add_patch(
         Rectangle(
-            (0, 0), 1, 1,
-            transform=axes.transAxes,
+            (left, top),
+            width,
+            height,
             fill=False,
-            clip_on=False,
             edgecolor=sheet.colors.ink if marked else sheet.colors.hatch,
             linewidth=1.4 if marked else 0.4,
-            zorder=3,
+            zorder=3 if marked else 2,
         )
-    )  # fmt: skip
+    )

@@ -33,6 +33,7 @@ LARGEST_CELL = 26.0
 SMALLEST_LABEL = 5.5
 LABEL_ROOM = 96.0
 TRACK = 38.0
+LEAST_RECEIVED = 0.01
 SMALLEST_BOX = 3.0
 TICK_GAP = 28.0
 # Maps with more tokens than this are pooled: a cell would be less than a pixel.
@@ -110,6 +111,13 @@ def _mean(values: Array, block: int) -> Array:
     starts = np.arange(0, len(values), block)
     sizes = np.minimum(block, len(values) - starts)
     return np.asarray(np.add.reduceat(values, starts) / sizes)
+
+
+def _log_heights(values: Array) -> Array:
+    """How far each value is, by its logarithm, from .01 (0) to the largest (1)."""
+    span = np.log(max(float(values.max()), 0.1) / LEAST_RECEIVED)
+    heights: Array = np.log(np.maximum(values, LEAST_RECEIVED) / LEAST_RECEIVED) / span
+    return heights
 
 
 @dataclass(frozen=True)
@@ -196,14 +204,18 @@ class _Drawing:
         sheet.write(self.left, baseline, down, size=9, color=colors.q)
         after = self.left + width_of(down, "sans", 9)
         sheet.write(after, baseline, right, size=9, color=colors.k)
-        told = f"received, up to {_short(float(picture.received.max()))}"
+        most = float(picture.received.max())
+        scale = ", logarithmic" if self.log else ""
+        told = f"received, up to {_short(most)}{scale}"
         room = self.map_w - (after + width_of(right, "sans", 9) - self.left) - 12
         if width_of(told, "sans", 8) > room:
             told = "received" if width_of("received", "sans", 8) <= room else ""
         sheet.write(self.left + self.map_w, baseline, told, size=8, color=colors.k, align="right")
         above = sheet.axes(self.left, baseline + 6, self.map_w, TRACK, "received")
         above.set_xlim(axes.get_xlim())
-        sheet.bars(above, picture.received, colors.k, size=picture.block)
+        # A first token that takes nearly all would leave nothing to be seen of the others.
+        heights = _log_heights(picture.received) if self.log else picture.received
+        sheet.bars(above, heights, colors.k, size=picture.block)
         beside = sheet.axes(MARGIN + 12, self.top, TRACK, self.map_h, "entropy")
         beside.set_ylim(axes.get_ylim())
         sheet.bars(beside, picture.entropy, colors.q, size=picture.block, sideways=True)

@@ -90,6 +90,7 @@ class Gathered:
             note=self.note,
             columns=columns,
             kinds=kinds,
+            begin=self.telling,
             progress=progress,
         )
 
@@ -117,7 +118,7 @@ class Gathered:
                     "name": head.name,
                     "layer": number,
                     "head": place,
-                    "kind": "",
+                    "kind": "" if self.table is None else _kind(self.table[head.name].role),
                     "note": head.note,
                     "strongest": None,
                 }

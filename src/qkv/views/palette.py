@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["DARK", "LIGHT", "LOWEST", "Palette", "level"]
+__all__ = ["DARK", "LIGHT", "LOWEST", "Palette", "level", "mixed"]
 
 # On a logarithmic scale this weight and all below it have the ramp's first colour.
 LOWEST = 0.001
@@ -62,6 +62,16 @@ def level(weight: float, *, log: bool = True) -> float:
     if weight <= LOWEST:
         return 0.0
     return min(1.0, 1.0 - math.log10(weight) / math.log10(LOWEST))
+
+
+def mixed(color: str, other: str, share: float) -> str:
+    """A share of one colour, the rest of another.
+
+    >>> mixed("#FF0000", "#0000FF", 0.25)
+    '#4000BF'
+    """
+    parts = (round(_channel(color, c) * share + _channel(other, c) * (1 - share)) for c in range(3))
+    return "#" + "".join(f"{part:02X}" for part in parts)
 
 
 DARK = Palette(

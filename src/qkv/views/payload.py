@@ -114,6 +114,7 @@ def of_maps(
     note: str = "",
     columns: Sequence[Column] = (),
     kinds: Mapping[str, str] | None = None,
+    begin: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Payload:
     """The payload of some layers' heads.
@@ -124,20 +125,21 @@ def of_maps(
         note: a line more about it, such as "step 500 · loss 1.64".
         columns: scores of the heads, for the table.
         kinds: what a head is called by its strongest score, such as "previous token", by its name.
+        begin: the name of the head to show first.
         progress: told (heads done, heads in all).
 
     Raises:
         ConfigError: where there is no head, a name comes twice, or heads of a layer differ in size.
         ResourceError: where it would be too much for a page.
 
-    The header holds: format, version, title, note; `bounds`, the borders of the 16 levels; `top`,
-    how many exact weights a row has; `texts`, each a size and its tokens' labels or null; `layers`,
-    each with its index, module, window, cross, queries, keys, the numbers of its two texts, the
-    places of its queries among the keys (null where they are no tokens of that text), and its
-    heads: name, layer, head, kind, note, `strongest` (query, key, weight), `error` of the worst
-    row's sum, `seen` (the chunk of its mask), `thumb` (rows and columns of its thumbnail; all
-    stand in one chunk); `table`, the columns of scores in the order of the heads; `holes`, which
-    masks have some; `chunks`.
+    The header holds: format, version, title, note, begin; `bounds`, the borders of the 16 levels;
+    `top`, how many exact weights a row has; `texts`, each a size and its tokens' labels or null;
+    `layers`, each with its index, module, window, cross, queries, keys, the numbers of its two
+    texts, the places of its queries among the keys (null where they are no tokens of that text),
+    and its heads: name, layer, head, kind, note, `strongest` (query, key, weight), `error` of the
+    worst row's sum, `seen` (the chunk of its mask), `thumb` (rows and columns of its thumbnail;
+    all stand in one chunk); `table`, the columns of scores in the order of the heads; `holes`,
+    which masks have some; `chunks`.
 
     >>> from qkv.attention import Causal
     >>> from qkv.lens import AttentionMap
@@ -170,6 +172,7 @@ def of_maps(
         "version": VERSION,
         "title": title,
         "note": note,
+        "begin": begin,
         "bounds": list(BOUNDS),
         "top": TOP,
         "texts": writer.texts,

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from qkv.errors import ConfigError, ResourceError
 from qkv.views.lettering import Face, drawable, font
-from qkv.views.palette import LOWEST, Palette
+from qkv.views.palette import LOWEST, Palette, mixed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,6 +30,8 @@ __all__ = ["DPI", "FORMATS", "Sheet", "encode_figure", "pixels", "save_figure", 
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Format: TypeAlias = Literal["png", "svg", "pdf"]
+# Left, top, width and height, in points.
+Box: TypeAlias = "tuple[float, float, float, float]"
 
 DPI = 200
 FORMATS: tuple[Format, ...] = ("png", "svg", "pdf")
@@ -77,6 +79,14 @@ class Sheet:
         axes.set_axis_off()
         return axes
 
+    def whole(self, name: str) -> Axes:
+        """Axes all over the sheet, with points from its top left corner as coordinates."""
+        axes = self.axes(0, 0, self.width / POINT, self.height / POINT, name)
+        axes.set_xlim(0, self.width / POINT)
+        axes.set_ylim(self.height / POINT, 0)
+        axes.set_autoscale_on(False)
+        return axes
+
     def write(
         self,
         left: float,
@@ -104,24 +114,30 @@ class Sheet:
             parse_math=False,
         )
 
-    def hatch(self, axes: Axes) -> None:
-        """Diagonal lines all over the axes, below what is drawn on them later."""
+    def hatch(self, axes: Axes, box: Box | None = None) -> None:
+        """Diagonal lines all over the axes, or a box in points on them, below what comes later."""
         from matplotlib.collections import LineCollection
+        from matplotlib.patches import Rectangle
 
-        box = axes.get_window_extent()
-        width, height = box.width / POINT, box.height / POINT
+        if box is None:
+            extent = axes.get_window_extent()
+            left, top, width, height = 0.0, 0.0, extent.width / POINT, extent.height / POINT
+        else:
+            left, top, width, height = box
         starts = np.arange(-height, width, HATCH_GAP)
-        lines = [((x / width, 0.0), ((x + height) / width, 1.0)) for x in starts]
-        axes.add_collection(
-            LineCollection(
-                lines,
-                colors=self.colors.hatch,
-                linewidths=0.4,
-                transform=axes.transAxes,
-                zorder=0,
-            ),
-            autolim=False,
+        lines = [((left + x, top + height), (left + x + height, top)) for x in starts]
+        if box is None:
+            lines = [((x / width, 0.0), ((x + height) / width, 1.0)) for x in starts.tolist()]
+        drawn = LineCollection(
+            lines,
+            colors=self.colors.hatch,
+            linewidths=0.4,
+            transform=axes.transAxes if box is None else axes.transData,
+            zorder=0,
         )
+        axes.add_collection(drawn, autolim=False)
+        if box is not None:
+            drawn.set_clip_path(Rectangle((left, top), width, height, transform=axes.transData))
 
     def cells(
         self,
@@ -129,21 +145,32 @@ class Sheet:
         levels: Float[Array, "rows cols"],
         allowed: Bool[Array, "rows cols"],
         size: float = 1.0,
+        box: Box | None = None,
+        name: str | None = None,
     ) -> None:
-        """Weights as squares of `size` places; clear where forbidden, so that hatching shows."""
+        """Weights as squares of `size` places, or all over a box in points on the axes.
+
+        They are clear where forbidden, so that hatching shows; `name` is their id in an SVG.
+        """
         rows, cols = levels.shape
-        box = axes.get_window_extent()
         image = pixels(levels, allowed, self.colors)
-        tall = max(1, math.ceil(min(CELL_PIXELS, box.height / rows)))
-        wide = max(1, math.ceil(min(CELL_PIXELS, box.width / cols)))
-        extent = (-0.5, cols * size - 0.5, rows * size - 0.5, -0.5)
-        axes.imshow(
-            image.repeat(tall, 0).repeat(wide, 1),
-            extent=extent,
+        if box is None:
+            extent = axes.get_window_extent()
+            wide, high = extent.width / POINT, extent.height / POINT
+            edges = (-0.5, cols * size - 0.5, rows * size - 0.5, -0.5)
+        else:
+            left, top, wide, high = box
+            edges = (left, left + wide, top + high, top)
+        down = max(1, math.ceil(min(CELL_PIXELS, high * POINT / rows)))
+        along = max(1, math.ceil(min(CELL_PIXELS, wide * POINT / cols)))
+        drawn = axes.imshow(
+            image.repeat(down, 0).repeat(along, 1),
+            extent=edges,
             interpolation="none",
             aspect="auto",
             zorder=1,
         )
+        drawn.set_gid(name)
 
     def bars(
         self, axes: Axes, values: Array, color: str, *, size: float, sideways: bool = False
@@ -158,7 +185,7 @@ class Sheet:
             heights,
             edges,
             fill=True,
-            color=_mixed(color, self.colors.paper, 0.6),
+            color=mixed(color, self.colors.paper, 0.6),
             orientation="horizontal" if sideways else "vertical",
         )
         top = max(float(values.max()), 1e-9)
@@ -166,15 +193,6 @@ class Sheet:
             axes.set_xlim(top, 0)
         else:
             axes.set_ylim(0, top)
-
-
-def _mixed(color: str, paper: str, share: float) -> str:
-    """A colour let down with paper."""
-    parts = [
-        round(int(color[i : i + 2], 16) * share + int(paper[i : i + 2], 16) * (1 - share))
-        for i in (1, 3, 5)
-    ]
-    return "#" + "".join(f"{part:02X}" for part in parts)
 
 
 def pixels(
@@ -192,14 +210,16 @@ def pixels(
         for i in (1, 3, 5)
     ]
     full = np.stack([*parts, np.full(levels.shape, 255.0)], axis=-1)
-    return np.where(allowed[..., None], full.round(), 0.0).astype(np.uint8)
+    image: Array = np.where(allowed[..., None], full.round(), 0.0).astype(np.uint8)
+    return image
 
 
 def levels_of(weights: Array, *, log: bool) -> Float[Array, "*S"]:
     """How far up the ramp each weight stands, as `palette.level` says of one."""
-    if not log:
-        return np.clip(weights, 0.0, 1.0)
-    return np.clip(1 - np.log10(np.maximum(weights, LOWEST)) / np.log10(LOWEST), 0.0, 1.0)
+    places: Array = weights
+    if log:
+        places = 1 - np.log10(np.maximum(weights, LOWEST)) / np.log10(LOWEST)
+    return places.clip(0.0, 1.0)
 
 
 def encode_figure(figure: Figure, kind: Format) -> bytes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -33,6 +33,8 @@ from qkv.views.captions import even_share
 from qkv.views.palette import DARK, LIGHT, Palette
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from qkv.lens import AttentionMap
 
 __all__ = ["CHARACTERS", "Heatmap", "Thumbnails", "heatmap", "sparkline", "thumbnails"]
@@ -279,14 +281,14 @@ class Thumbnails:
         colors: Palette,
     ) -> Iterator[Segment]:
         """The lines of one layer's heads, side by side; a layer's heads may differ in size."""
-        pictures = []
+        pictures: list[tuple[list[list[float]], np.ndarray[Any, Any]] | None] = []
         for head in maps:
-            if head is None:
-                pictures.append(None)
-                continue
-            size = math.ceil(max(head.Q, head.K) / wide)
-            weights = levels_of(head.pool(size, "max"), log=self.log)
-            pictures.append((weights, head.pool_allowed(size)))
+            size = 1 if head is None else math.ceil(max(head.Q, head.K) / wide)
+            pictures.append(
+                None
+                if head is None
+                else (levels_of(head.pool(size, "max"), log=self.log), head.pool_allowed(size))
+            )
         tall = max(len(picture[0]) for picture in pictures if picture)
         marked = self.marked.startswith(f"{name}H")
         for line in range(0, tall, layout.rows):

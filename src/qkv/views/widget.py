@@ -216,7 +216,7 @@ def _widget_class() -> Any:
 
     from qkv.views.assets import bundle
 
-    class HeadView(anywidget.AnyWidget):  # type: ignore[misc]
+    class HeadView(anywidget.AnyWidget):
         """Heads, one head's map, its reasons and its text."""
 
         _esm = bundle("widget")

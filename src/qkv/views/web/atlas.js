@@ -27,6 +27,11 @@ const GAP = 4;
 const LARGEST_THUMB = 60;
 const LEAST_THUMB = 14;
 const SORTED_THUMB = 44;
+/** Thumbnails shrink, down to a size, so that an atlas is no taller than this. */
+const TALLEST = 640;
+const LEAST_SHRUNK = 18;
+/** What is taller than this all the same is scrolled; views.css knows the number too. */
+const SCROLLED = 690;
 
 /**
  * Where every head stands.
@@ -49,7 +54,9 @@ function placeHeads(width, heads, order) {
   const most = Math.max(...heads.map((each) => each.head)) + 1;
   const fits = Math.floor((width - LABELS - 3 + GAP) / (LEAST_THUMB + GAP));
   const columns = Math.min(most, Math.max(1, fits));
-  const side = Math.min(LARGEST_THUMB, Math.floor((width - LABELS - 3 + GAP) / columns) - GAP);
+  const lines = new Set(heads.map(({ layer, head }) => `${layer} ${Math.floor(head / columns)}`)).size;
+  const down = Math.max(LEAST_SHRUNK, Math.floor((TALLEST - 20) / lines) - GAP);
+  const side = Math.min(LARGEST_THUMB, Math.floor((width - LABELS - 3 + GAP) / columns) - GAP, down);
   const top = 20;
   const labels = [];
   let row = -1;
@@ -121,7 +128,8 @@ export function mountAtlas(element, props) {
   });
   const tip = makeElement("div", { class: "qkv-tip", hidden: true, "aria-hidden": "true" });
   const live = makeElement("p", { class: "qkv-unseen", "aria-live": "polite" });
-  const root = makeElement("div", { class: "qkv-atlas" }, canvas, tip, live);
+  const frame = makeElement("div", { class: "qkv-atlas-frame" }, canvas);
+  const root = makeElement("div", { class: "qkv-atlas" }, frame, tip, live);
   element.append(root);
 
   const say = (name) => state.describe?.(name) ?? name;
@@ -130,8 +138,13 @@ export function mountAtlas(element, props) {
     if (!width) return;
     const { theme, heads, order, chosen, thumbnails } = state;
     plan = placeHeads(width, heads, order?.names ?? null);
+    const tall = plan.height > SCROLLED;
+    frame.classList.toggle("qkv-tall", tall);
+    // What scrolls has room for its bar.
+    const across = tall ? width - 14 : width;
+    if (tall) plan = placeHeads(across, heads, order?.names ?? null);
     const colors = themeColors(theme);
-    const { context, ratio } = sizeCanvas(canvas, width, plan.height);
+    const { context, ratio } = sizeCanvas(canvas, across, plan.height);
     context.font = `13px ${SANS}`;
     context.fillStyle = colors.soft;
     context.textBaseline = "middle";
@@ -190,7 +203,7 @@ export function mountAtlas(element, props) {
       const spot = plan.spots.get(hover);
       tip.textContent = say(hover);
       tip.style.left = `${Math.min(spot.x, Math.max(0, width - 180))}px`;
-      tip.style.top = `${spot.y + plan.side + 8}px`;
+      tip.style.top = `${spot.y + plan.side + 8 - frame.scrollTop}px`;
     }
     draw();
   }
@@ -204,6 +217,14 @@ export function mountAtlas(element, props) {
   function choose(name) {
     live.textContent = say(name);
     state.onChoose?.(name);
+  }
+
+  /** Scroll an atlas that is taller than its frame to the chosen head. */
+  function follow() {
+    const spot = plan?.spots.get(state.chosen);
+    if (!spot || !frame.classList.contains("qkv-tall")) return;
+    const high = frame.clientHeight - plan.side - 40;
+    frame.scrollTop = Math.min(spot.y - 8, Math.max(frame.scrollTop, spot.y - high));
   }
 
   /** The head a step away; steps go through the rows and columns as they are shown. */
@@ -245,6 +266,7 @@ export function mountAtlas(element, props) {
     state = { ...state, ...changes };
     if (changes.theme) applyTheme(root, state.theme);
     draw();
+    if (changes.chosen || "order" in changes) follow();
   }
   const unwatch = watchWidth(root, (now) => {
     width = now;

@@ -13,6 +13,10 @@
  * @property {number} [level] the step of the ramp it is stored as
  */
 
+/** The fonts of what is drawn on a canvas. */
+export const MONO = '"Source Code Pro", ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
+export const SANS = '"Source Sans 3", "Source Sans Pro", "Source Sans", system-ui, sans-serif';
+
 /** On a logarithmic scale this weight and all below it have the ramp's first colour. */
 export const LOWEST_WEIGHT = 0.001;
 

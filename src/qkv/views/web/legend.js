@@ -1,5 +1,5 @@
 // The ramp with its ticks, a mark at what even attention would give, and what hatching means.
-// needs: core
+// needs: core, maptiles
 
 /**
  * @typedef {object} LegendProps

@@ -19,8 +19,6 @@
  * @property {number} zoom 1 when all of it is shown
  */
 
-const MONO = '"Source Code Pro", ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace';
-const SANS = '"Source Sans 3", "Source Sans Pro", system-ui, sans-serif';
 const LEAST_LABELLED = 9;
 const LEAST_SIDE = 36;
 /** Cells of at least this size hold their number. */

@@ -20,14 +20,16 @@ export async function mountPage(element, payload, onTheme) {
   const entryOf = new Map(heads.map((entry) => [entry.name, entry]));
   const columns = header.table;
   const prefers = matchMedia("(prefers-color-scheme: dark)");
-  const first = columns.length ? heads[sortHeads(columns, heads.length, { column: columns[0].name, down: true })[0]] : heads[0];
+  const first = entryOf.get(header.begin) ?? heads[0];
+  /** The column that a head's kind is named after, or none. */
+  const columnOf = (entry) => columns.find((column) => entry.kind && entry.kind.startsWith(column.name));
   let state = {
     head: first.name,
     cursor: startCursor(first),
     direction: "out",
     pins: [],
     log: true,
-    sort: { column: columns[0]?.name ?? null, down: columns.length > 0 },
+    sort: { column: (columnOf(first) ?? columns[0])?.name ?? null, down: columns.length > 0 },
     ordered: false,
     theme: /** @type {Theme} */ (prefers.matches ? "dark" : "light"),
   };
@@ -48,21 +50,21 @@ export async function mountPage(element, payload, onTheme) {
     };
   };
 
-  /** What is said of a head: its kind, and its score in the sorted column. */
+  /** What is said of a head: its kind and that score, and the score that heads are sorted by. */
   function headWords(name) {
-    const at = heads.indexOf(entryOf.get(name));
-    const { kind, note } = entryOf.get(name);
-    const column = columns.find((each) => each.name === state.sort.column) ?? columns[0];
-    const parts = [kind ? `${name}, ${kind}` : name];
-    if (column && scoreOf(column.values, at) !== null) {
-      const count = scoreOf(column.count, at);
-      const chance = scoreOf(column.chance, at);
+    const entry = entryOf.get(name);
+    const at = heads.indexOf(entry);
+    const parts = [entry.kind ? `${name}, ${entry.kind}` : name];
+    const sorted = columns.find((column) => column.name === state.sort.column);
+    for (const column of new Set([columnOf(entry), sorted])) {
+      if (!column || column.values[at] === null) continue;
+      const [count, chance] = [scoreOf(column.count, at), scoreOf(column.chance, at)];
       const over = count === null ? "" : ` over ${count.toLocaleString("en")} rows`;
       const against = chance === null ? "" : ` (chance ${briefNumber(chance)})`;
       parts.push(`${column.name} ${briefNumber(column.values[at])}${over}${against}`);
     }
     if (layerOf.get(name).window) parts.push(`window of ${layerOf.get(name).window}`);
-    if (note) parts.push(note);
+    if (entry.note) parts.push(entry.note);
     return parts.join(" · ");
   }
 

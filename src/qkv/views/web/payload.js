@@ -15,10 +15,28 @@
  * @property {Float32Array} even what each key would be given if every row spread itself evenly
  */
 
-/** @param {Uint8Array} bytes @returns {Promise<Uint8Array>} */
+/**
+ * Inflate some bytes. Written and read by hand: of a blob's stream, piped and wrapped in a response,
+ * Chromium may collect a part as garbage while it is awaited.
+ * @param {Uint8Array} bytes
+ * @returns {Promise<Uint8Array>}
+ */
 async function inflateBytes(bytes) {
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
+  const { readable, writable } = new DecompressionStream("deflate");
+  const writer = writable.getWriter();
+  // What goes wrong here comes out of the reader too.
+  writer.write(bytes).catch(() => {});
+  writer.close().catch(() => {});
+  const parts = [];
+  const reader = readable.getReader();
+  for (let next = await reader.read(); !next.done; next = await reader.read()) parts.push(next.value);
+  const all = new Uint8Array(parts.reduce((size, part) => size + part.length, 0));
+  let place = 0;
+  for (const part of parts) {
+    all.set(part, place);
+    place += part.length;
+  }
+  return all;
 }
 
 /**
@@ -190,12 +208,14 @@ export function openPayload(header, cut, kept = 12) {
     }
     return masks.get(name);
   };
-  const load = async ({ entry, layer }) => {
+  const load = async (name) => {
+    if (!byName.has(name)) throw new Error(`got head ${name}; expected one of the ${heads.length} stored`);
+    const { entry, layer } = byName.get(name);
     const [bytes, seen] = await Promise.all([chunk(entry.name), mask(entry.seen, layer)]);
     return readHead(bytes, seen, layer.queries, layer.keys, header.bounds, header.top);
   };
   const head = (name) => {
-    const found = open.get(name) ?? load(byName.get(name));
+    const found = open.get(name) ?? load(name);
     open.delete(name);
     open.set(name, found);
     if (open.size > kept) open.delete(open.keys().next().value);

@@ -8,16 +8,17 @@ const qkvWidgetStyles = `
 .qkv-widget .qkv-read { margin: 6px 0 0; font: italic 400 18px/28px "Source Serif 4", "Source Serif Pro", Georgia, serif; overflow-wrap: anywhere; }
 .qkv-widget .qkv-sub { margin: 0 0 12px; color: var(--qkv-soft); }
 .qkv-widget .qkv-columns { display: grid; grid-template-columns: minmax(0, 1fr); gap: 24px; }
-.qkv-widget.qkv-medium .qkv-columns { grid-template-columns: minmax(160px, 240px) minmax(0, 1fr); }
-.qkv-widget.qkv-wide .qkv-columns { grid-template-columns: minmax(180px, 260px) minmax(0, 560px) minmax(240px, 1fr); }
-.qkv-widget.qkv-medium .qkv-why { grid-column: 1 / -1; max-width: 560px; }
+.qkv-widget.qkv-medium .qkv-columns { grid-template-columns: 300px minmax(0, 640px); }
+.qkv-widget.qkv-medium .qkv-columns > :nth-child(2) { grid-area: 1 / 2 / span 2; }
+.qkv-widget.qkv-wide .qkv-columns { grid-template-columns: minmax(200px, 280px) minmax(0, 600px) minmax(300px, 1fr); }
 .qkv-widget .qkv-arcs { margin-top: 16px; }
+.qkv-widget [hidden] { display: none; }
 .qkv-widget bdi { font: normal 400 15px/28px var(--qkv-mono); }
-.qkv-widget table { margin: 0; border: 0; color: inherit; font: inherit; }
+.qkv-widget table { border: 0; color: inherit; font: inherit; }
 .qkv-widget tr, .qkv-widget th, .qkv-widget td { border: 0; background: none; }
 `;
-const WIDE_WIDGET = 1000;
-const MEDIUM_WIDGET = 560;
+const WIDE_WIDGET = 1180;
+const MEDIUM_WIDGET = 720;
 /** Above this many tokens the text is not listed token by token. */
 const LISTED_TOKENS = 4096;
 /** Above this many cells a head's thumbnail and edge tracks take seconds: they are left out. */
@@ -110,6 +111,7 @@ export async function mountWidget(model, element) {
   const sub = makeElement("p", { class: "qkv-sub" });
   const parts = Object.fromEntries(["atlas", "map", "why", "arcs"].map((name) => [name, makeElement("div")]));
   parts.why.className = "qkv-why";
+  parts.atlas.hidden = heads.length === 1;
   const columns = makeElement("div", { class: "qkv-columns" }, parts.atlas, parts.map, parts.why);
   const root = makeElement("div", { class: "qkv-widget" }, read, sub, columns, parts.arcs);
   element.append(root);
