@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qkv.attention import Causal, Window
+from qkv.attention import Causal, Padding, Window
 from qkv.errors import QkvError
 from qkv.lens import AttentionMap
 from qkv.lens.pyramid import CancelledError, Pyramid, remembered, survey
@@ -152,3 +152,12 @@ def test_errors_say_what_to_do(known: Make) -> None:
             pyramid.read(range(5), range(7), block)
     with pytest.raises(QkvError, match='"sum" or "max"'):
         pyramid.read(range(5), range(7), 16, "mean")  # type: ignore[arg-type]
+
+
+def test_bands_that_can_see_nothing() -> None:
+    x = np.zeros((300, 1))
+    pyramid = AttentionMap.of(x, x, mask=Padding((0,))).pyramid()
+    for block in (16, 64, 256, 1024):
+        assert (whole(pyramid, block, "sum") == 0).all()
+        assert (whole(pyramid, block, "max") == -1).all()
+    assert pyramid.row_errors.max() == 0

@@ -169,6 +169,7 @@ def test_what_is_wrong_is_said_in_one_line() -> None:
         ({"a": (-2, 3)}, r"tokens -2 to 3"),
         ({"a": range(0, 8, 2)}, r"the span 'a'"),
         ({}, r"no span"),
+        ({"(rest)": (0, 3)}, r"a span named '\(rest\)'"),
     ):
         with pytest.raises(ConfigError, match=said):
             trace.spans(spans)

@@ -197,6 +197,8 @@ class AttentionMap(Head):
     ) -> Viewport:
         """What a screen of (height, width) pixels shows of some queries and keys.
 
+        Where many cells share a pixel and there is no pyramid, it is built first.
+
         Args:
             rows, cols: which cells, with step 1.
             pixels: how many values there may be, but for one more where a block is cut.

@@ -7,7 +7,7 @@ other one is kept: one between comes of the next finer at once.
 The base is 16 where that fits into 200 MB (at 100,000 tokens: 167 MB under a causal mask), else 32,
 64 and so on (at 100,000 tokens without a mask: 32, and 83 MB). The finer the base, the less is left
 to compute: what lies below it is recomputed cell by cell, and at 8 cells a pixel that is 67 million
-cells, 50 ms; with a base of 64 it would be up to 1.07 billion, 0.7 s.
+cells, some 70 ms; with a base of 64 it would be 1.07 billion at 32, a second.
 """
 
 from __future__ import annotations
@@ -22,14 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qkv.errors import QkvError
-from qkv.lens.pooling import (
-    How,
-    blocks_of,
-    check_block,
-    pool_again,
-    pool_keys,
-    pool_queries,
-)
+from qkv.lens.pooling import How, blocks_of, check_block, pool_again, pool_keys, pool_queries
 from qkv.lens.sweep import TILE_ROWS, Sweep, Tile, expected_sums, finite, precision
 
 if TYPE_CHECKING:

@@ -233,7 +233,7 @@ class Site:
         >>> x = torch.zeros(1, 2, 3, 2)
         >>> with capture() as trace:
         ...     mixed = attend(x, x, x, mask=Causal())
-        >>> trace.layers[0].weights([1], [0]).tolist()
+        >>> trace.layers[0].weights([1], [0]).round(6).tolist()
         [[[0.5]], [[0.5]]]
         """
         return np.stack([m.tile(rows, cols) for m in map(partial(self.map, sequence), self.heads)])

@@ -70,6 +70,10 @@ def spans(trace: Trace, spans: SpansLike) -> SpanTable:
         raise ConfigError(
             f"{len(ranges)} spans", f"at most {MOST_SPANS}", "choose longer ones, or fewer"
         )
+    if taken := {REST, SINK} & ranges.keys():
+        raise ConfigError(
+            f"a span named {min(taken)!r}", "another name", "that one is for what no span has"
+        )
     which = np.full(tokens, len(ranges))
     for place, span in enumerate(ranges.values()):
         which[span.start : span.stop] = place

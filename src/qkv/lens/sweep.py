@@ -3,8 +3,8 @@
 A tile lies transposed, (keys, queries): sums and maxima over blocks of keys then run along the
 memory's order, twice as fast as across it. A strip of rows belongs to one thread and has 2**18
 cells to a tile, which stay in that processor's own cache. torch's way is to split every single
-operation among its threads and to wait for the last of them: alone on the machine that is as fast,
-but beside other work it took 3 times as long (T = 30,000, 2 cores).
+operation among its threads and to wait for the last of them, which beside other work took 3 times
+as long (T = 30,000, 2 cores, medians of 6 in turn).
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ Result = TypeVar("Result")
 
 TILE_CELLS = 2**18
 TILE_ROWS = 256
-# Up to so many cells float64 takes no more than some 20 ms.
+# Up to so many cells float64 takes some 30 ms.
 EXACT_CELLS = 2**22
 # Fewer cells are done before a thread has started.
 THREADED_CELLS = 2**18
+# Python itself runs one thread at a time: a tenth of a tile's time.
+MOST_THREADS = 8
 # Beyond this bound on |q·k|, fp32's rounding of a score would move a weight by over 1e-5.
 LARGE_SCORE = 128.0
 
@@ -139,7 +141,7 @@ class Sweep:
         `work` reads its strip by `scores` or `weights` and touches nothing that others write.
         """
         strips = list(self.strips()) if strips is None else strips
-        threads = min(torch.get_num_threads(), len(strips))
+        threads = min(torch.get_num_threads(), len(strips), MOST_THREADS)
         if threads == 1 or len(self.rows) * len(self.cols) < THREADED_CELLS:
             for rows in strips:
                 with plainly():

@@ -14,7 +14,7 @@ from qkv.views.sheet import Sheet
 if TYPE_CHECKING:
     from qkv.lens import AttentionMap, Cell
 
-__all__ = ["LEGEND_WIDTH", "even_share", "write_legend", "write_sentence"]
+__all__ = ["LEGEND_WIDTH", "even_share", "sentence_of", "write_legend", "write_sentence"]
 
 RAMP_WIDTH, RAMP_HEIGHT = 190.0, 9.0
 LEGEND_WIDTH = 350.0
@@ -70,7 +70,7 @@ def write_sentence(
     sheet: Sheet, at: tuple[float, float], room: float, head: AttentionMap, cell: Cell | None
 ) -> None:
     """A map's sentence as a title within `room` points, its two tokens in the colours of q, k."""
-    sentence = head.sentence()
+    sentence = sentence_of(head, cell)
     sheet.figure.set_label(sentence)
     pieces = _pieces(head, cell, sentence, sheet.colors)
     size, (left, top) = 17.0, at
@@ -79,6 +79,22 @@ def write_sentence(
     for text, face, color in pieces:
         sheet.write(left, top, text, size=_sized(face, size), face=face, color=color)
         left += width_of(drawable(text, face), face, _sized(face, size))
+
+
+def sentence_of(head: AttentionMap, cell: Cell | None) -> str:
+    """What `head.sentence()` says, without looking for the strongest cell once more.
+
+    >>> from qkv.lens import AttentionMap
+    >>> head = AttentionMap.of(np.zeros((1, 2)), np.zeros((4, 2)), labels="abcd")
+    >>> sentence_of(head, head.strongest()) == head.sentence()
+    True
+    """
+    from qkv.lens import brief
+
+    if cell is None:
+        return head.sentence()
+    asker, asked = head.spoken("query", cell.query), head.spoken("key", cell.key)
+    return f"{asker} gives {brief(cell.weight)} to {asked}"
 
 
 def _pieces(

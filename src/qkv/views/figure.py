@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from qkv.views.captions import LEGEND_WIDTH, even_share, write_legend, write_sentence
+from qkv.views.edges import TRACK, block_means, draw_entropy, draw_received
 from qkv.views.lettering import fitting, width_of
 from qkv.views.palette import DARK, LIGHT, Palette
 from qkv.views.sheet import DPI, POINT, Sheet, levels_of, settings
@@ -32,8 +33,6 @@ WIDEST = 640.0
 LARGEST_CELL = 26.0
 SMALLEST_LABEL = 5.5
 LABEL_ROOM = 96.0
-TRACK = 38.0
-LEAST_RECEIVED = 0.01
 SMALLEST_BOX = 3.0
 TICK_GAP = 28.0
 # Maps with more tokens than this are pooled: a cell would be less than a pixel.
@@ -100,24 +99,10 @@ class _Picture:
             head.pool_allowed(block),
             block,
             how,
-            _mean(head.entropy(), block),
-            _mean(head.received(), block),
+            block_means(head.entropy(), block),
+            block_means(head.received(), block),
             head.strongest(),
         )
-
-
-def _mean(values: Array, block: int) -> Array:
-    """The mean of each block of values."""
-    starts = np.arange(0, len(values), block)
-    sizes = np.minimum(block, len(values) - starts)
-    return np.asarray(np.add.reduceat(values, starts) / sizes)
-
-
-def _log_heights(values: Array) -> Array:
-    """How far each value is, by its logarithm, from .01 (0) to the largest (1)."""
-    span = np.log(max(float(values.max()), 0.1) / LEAST_RECEIVED)
-    heights: Array = np.log(np.maximum(values, LEAST_RECEIVED) / LEAST_RECEIVED) / span
-    return heights
 
 
 @dataclass(frozen=True)
@@ -168,7 +153,8 @@ class _Drawing:
         sheet, picture, head = self.sheet, self.picture, self.picture.map
         axes = sheet.axes(self.left, self.top, self.map_w, self.map_h, "map")
         sheet.hatch(axes)
-        sheet.cells(axes, levels_of(picture.weights, log=self.log), picture.allowed, picture.block)
+        levels = levels_of(picture.weights, log=self.log)
+        sheet.cells(axes, levels, picture.allowed, size=picture.block)
         self._tracks(axes)
         self._label_rows()
         self._label_cols()
@@ -200,29 +186,23 @@ class _Drawing:
         """What each key receives, above; how spread out each row is, at the left."""
         sheet, picture, colors = self.sheet, self.picture, self.colors
         down, right = "this token ↓", " looks at →"
-        baseline = 88.0
+        baseline, block = 88.0, picture.block
         sheet.write(self.left, baseline, down, size=9, color=colors.q)
-        after = self.left + width_of(down, "sans", 9)
-        sheet.write(after, baseline, right, size=9, color=colors.k)
-        most = float(picture.received.max())
-        scale = ", logarithmic" if self.log else ""
-        told = f"received, up to {_short(most)}{scale}"
-        room = self.map_w - (after + width_of(right, "sans", 9) - self.left) - 12
-        if width_of(told, "sans", 8) > room:
-            told = "received" if width_of("received", "sans", 8) <= room else ""
-        sheet.write(self.left + self.map_w, baseline, told, size=8, color=colors.k, align="right")
-        above = sheet.axes(self.left, baseline + 6, self.map_w, TRACK, "received")
-        above.set_xlim(axes.get_xlim())
-        # A first token that takes nearly all would leave nothing to be seen of the others.
-        heights = _log_heights(picture.received) if self.log else picture.received
-        sheet.bars(above, heights, colors.k, size=picture.block)
-        beside = sheet.axes(MARGIN + 12, self.top, TRACK, self.map_h, "entropy")
-        beside.set_ylim(axes.get_ylim())
-        sheet.bars(beside, picture.entropy, colors.q, size=picture.block, sideways=True)
-        told = f"entropy, up to {_short(float(picture.entropy.max()))} nats"
-        if width_of(told, "sans", 8) > self.map_h:
-            told = "entropy" if self.map_h > 36 else ""
-        sheet.write(MARGIN + 8, self.top + self.map_h, told, size=8, color=colors.q, turned=True)
+        after = width_of(down, "sans", 9)
+        sheet.write(self.left + after, baseline, right, size=9, color=colors.k)
+        room = self.map_w - after - width_of(right, "sans", 9) - 12
+        draw_received(
+            sheet,
+            axes,
+            picture.received,
+            block=block,
+            left=self.left,
+            width=self.map_w,
+            baseline=baseline,
+            room=room,
+        )
+        left, top, height = MARGIN + 12, self.top, self.map_h
+        draw_entropy(sheet, axes, picture.entropy, block=block, left=left, top=top, height=height)
 
     def _label_rows(self) -> None:
         labels, cell, sheet = self.left_labels, self.picture.strongest, self.sheet
@@ -344,7 +324,3 @@ def _places(size: int, per_token: float) -> range:
 def _counted(number: int, word: str) -> str:
     many = f"{word[:-1]}ies" if word.endswith("ry") else f"{word}s"
     return f"{number:,} {word if number == 1 else many}"
-
-
-def _short(number: float) -> str:
-    return f"{abs(number):.2g}" if number < 10 else f"{number:,.0f}"

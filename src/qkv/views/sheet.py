@@ -124,10 +124,11 @@ class Sheet:
             left, top, width, height = 0.0, 0.0, extent.width / POINT, extent.height / POINT
         else:
             left, top, width, height = box
-        starts = np.arange(-height, width, HATCH_GAP)
-        lines = [((left + x, top + height), (left + x + height, top)) for x in starts]
+        starts = np.arange(-height, width, HATCH_GAP).tolist()
         if box is None:
-            lines = [((x / width, 0.0), ((x + height) / width, 1.0)) for x in starts.tolist()]
+            lines = [((x / width, 0.0), ((x + height) / width, 1.0)) for x in starts]
+        else:
+            lines = [((left + x, top + height), (left + x + height, top)) for x in starts]
         drawn = LineCollection(
             lines,
             colors=self.colors.hatch,
@@ -144,6 +145,7 @@ class Sheet:
         axes: Axes,
         levels: Float[Array, "rows cols"],
         allowed: Bool[Array, "rows cols"],
+        *,
         size: float = 1.0,
         box: Box | None = None,
         name: str | None = None,

@@ -29,7 +29,7 @@ from qkv.views.blocks import (
     levels_of,
     said,
 )
-from qkv.views.captions import even_share
+from qkv.views.captions import even_share, sentence_of
 from qkv.views.palette import DARK, LIGHT, Palette
 
 if TYPE_CHECKING:
@@ -147,7 +147,8 @@ class Heatmap:
 
     def _sentence(self, colors: Palette, layout: Layout) -> Text:
         cell = self.attention_map.strongest()
-        text = Text(said(self.attention_map.sentence(), layout), style="italic")
+        sentence = sentence_of(self.attention_map, cell)
+        text = Text(said(sentence, layout), style="italic")
         if cell is not None:
             asker = said(self.attention_map.spoken("query", cell.query), layout)
             asked = said(self.attention_map.spoken("key", cell.key), layout)
