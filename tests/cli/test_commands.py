@@ -19,7 +19,10 @@ from qkv.training import RunDirectory
 from qkv.training.estimate import training_flops_per_token
 
 Command = Callable[..., Any]
-COMMANDS = ["demo", "ladder", "steps", "train", "sample", "eval", "prove", "bench", "doctor"]
+COMMANDS = [
+    "demo", "ladder", "steps", "train", "sample", "eval", "inspect", "ablate", "prove", "bench",
+    "doctor",
+]  # fmt: skip
 TINY = [
     "--set", "layers=1", "--set", "width=24", "--set", "heads=2", "--set", "context=12",
     "--set", "batch=4", "--set", "precision=fp32",

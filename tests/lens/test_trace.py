@@ -327,3 +327,20 @@ def test_steps_outside_of_every_module_join_the_layer_they_go_on_from() -> None:
     assert all_patterns(trace) == pytest.approx(all_patterns(once), abs=1e-6)
     assert trace.tokens.tolist() == whole[0].tolist()
     assert isinstance(trace[2, 1].mask, Causal)
+
+
+def test_a_text_whose_ids_count_up_is_not_taken_for_places() -> None:
+    model = Model()
+    counting = torch.arange(97, 97 + T)[None]
+    with torch.no_grad(), capture() as trace:
+        model(counting)
+    assert trace.tokens.tolist() == counting[0].tolist()
+
+    class PlacesFirst(Model):
+        def forward(self, ids: Tensor) -> Tensor:
+            x = self.places(torch.arange(ids.shape[-1])) + self.tokens(ids)
+            return self.blocks[0](x)
+
+    with torch.no_grad(), capture() as trace:
+        PlacesFirst()(ids())
+    assert trace.tokens.tolist() == ids()[0].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -85,6 +86,17 @@ def test_axes_have_places_as_coordinates_and_the_sentence_is_its_title() -> None
     assert [text for text in texts if text in "abcdefghijklm"].count("m") == 2
     linear = [text.get_text() for text in draw_head(one, log=False).texts]
     assert {"weight, linear", "0", ".5", "1"} <= {*linear}
+
+
+def test_a_sink_is_cut_so_that_the_other_bars_are_seen() -> None:
+    q, k = np.ones((13, 1)), np.zeros((13, 1))
+    k[0] = 5.0
+    figure = draw_head(AttentionMap.of(q, k, mask=Causal()))
+    received = next(axes for axes in figure.axes if axes.get_label() == "received")
+    others = AttentionMap.of(q, k, mask=Causal()).received()[1:].max()
+    assert received.get_ylim()[1] == pytest.approx(1.5 * others)
+    told = next(t.get_text() for t in figure.texts if t.get_text().startswith("received"))
+    assert re.fullmatch(r"received, up to \.\d+; cut: 13", told)
 
 
 def test_cells_are_whole_pixels() -> None:

@@ -222,7 +222,7 @@ class _Strip:
         keys, queries = (-(-len(cells) // sweep.block) for cells in (span, rows))
         self.sums = torch.zeros(keys, len(rows), dtype=sweep.dtype)
         self.tops = torch.full_like(self.sums, -torch.inf)
-        self.seen = torch.zeros(keys, queries, dtype=torch.bool)
+        self.seen = np.zeros((keys, queries), dtype=bool)
 
     def pass_over(self) -> Float[Array, " rows"]:
         """Fill the blocks with weights, from the rows' lse; the rows' sums are returned."""
@@ -235,27 +235,35 @@ class _Strip:
     def find(self) -> tuple[Float[Array, " rows"], Float[Array, " rows"]]:
         """Fill them without knowing lse, which is returned with the rows' sums.
 
-        Each tile is taken against the largest score so far (Milakov and Gimelshein 2018, online
-        softmax) and brought to the row's lse in the end.
+        Scores are taken against each row's largest so far, and brought to the row's lse in the end
+        (Milakov and Gimelshein 2018, online softmax). That level is only raised where it must be:
+        up to e**30 is no trouble to fp32, and every call of torch makes threads wait.
         """
         sweep = self.sweep
-        highest = self.tops.new_full((len(self.rows),), -torch.inf)
-        total = torch.zeros(len(self.rows), dtype=torch.float64)
-        added: list[tuple[slice, Tensor]] = []
+        level = np.full(len(self.rows), -np.inf)
+        raised: list[tuple[int, Tensor]] = []
         for tile in sweep.scores(self.rows):
             at = self._look(tile)
-            raised = torch.maximum(highest, self.tops[at].amax(0))
-            level = finite(raised)
-            self._add(at, tile, level)
-            total.mul_((highest - level).exp_()).add_(self.sums[at].sum(0))
-            highest = raised
-            added.append((at, level))
-        lse = highest.double() + total.log()
+            highest = self.tops[at].amax(0).numpy()
+            if not raised or (highest > level + 30).any():
+                level = np.maximum(level, highest)
+                raised.append((at.start, finite(torch.from_numpy(level).to(sweep.dtype))))
+            self._add(at, tile, raised[-1][1])
+        starts = [start for start, _ in raised] + [len(self.sums)]
+        parts = [
+            (self.sums[start:stop], against)
+            for (start, against), stop in zip(raised, starts[1:], strict=True)
+        ]
+        top = finite(torch.from_numpy(level))
+        total = torch.zeros_like(top)
+        for sums, against in parts:
+            total += sums.sum(0) * (against - top).exp_()
+        lse = top + total.log()
         if sweep.head.sink is not None:
             lse = torch.logaddexp(lse, lse.new_tensor(sweep.head.sink))
-        for at, level in added:
-            self.sums[at].mul_((level - finite(lse)).exp_().to(sweep.dtype))
-            self.tops[at].sub_(finite(lse).to(sweep.dtype)).exp_()
+        for sums, against in parts:
+            sums.mul_((against - finite(lse)).exp_().to(sweep.dtype))
+        self.tops.sub_(finite(lse).to(sweep.dtype)).exp_()
         return lse.numpy(), self._row_sums()
 
     def _look(self, tile: Tile) -> slice:
@@ -266,7 +274,7 @@ class _Strip:
         if tile.forbidden is None:
             self.seen[at] = True
         else:
-            self.seen[at] = self._pool_rows(pool_keys(~tile.forbidden, base, "max"), "max")
+            self.seen[at] = self._pool_rows(pool_keys(~tile.forbidden, base, "max"), "max").numpy()
         return at
 
     def _add(self, at: slice, tile: Tile, level: Tensor) -> None:
@@ -286,7 +294,7 @@ class _Strip:
         """The band's blocks, rows pooled too, at every level that is kept."""
         block, kept = self.sweep.block, {}
         sums, tops = (self._pool_rows(x, how) for x, how in _both(self.sums, self.tops))
-        tops.masked_fill_(~self.seen, FORBIDDEN)
+        tops.masked_fill_(torch.from_numpy(~self.seen), FORBIDDEN)
         pair = [x.T.float().contiguous().numpy() for x in (sums, tops)]
         while True:
             kept[block] = Band(self.span.start // block, *pair)

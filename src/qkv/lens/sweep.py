@@ -107,20 +107,15 @@ class Sweep:
         return tensor(self.head.k[self.cols.start : self.cols.stop], self.dtype)
 
     @cached_property
-    def _buffers(self) -> threading.local:
+    def _own(self) -> threading.local:
         return threading.local()
 
     def scores(self, rows: range | None = None) -> Iterator[Tile]:
         """What goes into the softmax, -inf where the mask forbids; of all strips or of one."""
-        buffer: Tensor | None = getattr(self._buffers, "tile", None)
-        if buffer is None:
-            # No strip has more rows, and no tile of it more cells.
-            size = max(TILE_CELLS, min(TILE_ROWS, len(self.rows)))
-            buffer = self._buffers.tile = torch.empty(size, dtype=self.dtype)
         for strip in self.strips() if rows is None else [rows]:
             queries = self._queries(strip).T
             for cols, masked in self._pieces(strip):
-                tile = buffer[: len(strip) * len(cols)].view(len(cols), len(strip))
+                tile = self._tile(len(cols), len(strip))
                 first = cols.start - self.cols.start
                 torch.mm(self._keys[first : first + len(cols)], queries, out=tile)
                 self._bend(tile, strip, cols)
@@ -129,9 +124,11 @@ class Sweep:
 
     def weights(self, rows: range | None = None) -> Iterator[Tile]:
         """The weights exp(s_ij - L_i), zeros where the mask forbids; of all strips or of one."""
-        for tile in self.scores(rows):
-            tile.cells.sub_(self.levels(tile.rows)).exp_()
-            yield tile
+        for strip in self.strips() if rows is None else [rows]:
+            level = self.levels(strip)
+            for tile in self.scores(strip):
+                tile.cells.sub_(level).exp_()
+                yield tile
 
     def each(
         self, work: Callable[[range], Result], strips: Sequence[range] | None = None
@@ -148,7 +145,7 @@ class Sweep:
                     done = work(rows)
                 yield rows, done
             return
-        _ = self._keys, self._buffers  # made before threads could each make their own
+        _ = self._keys, self._own  # made before threads could each make theirs
         yield from in_threads(work, strips, threads)
 
     def levels(self, rows: range) -> Tensor:
@@ -158,6 +155,20 @@ class Sweep:
     def strips(self) -> Iterator[range]:
         """The rows, some at a time."""
         return cut(self.rows, TILE_ROWS, self.block)
+
+    def _tile(self, cols: int, rows: int) -> Tensor:
+        """This thread's memory for a tile; the same tensor again for the same shape.
+
+        Threads wait for each other at every call of torch, so those that can be spared are.
+        """
+        last: Tensor | None = getattr(self._own, "tile", None)
+        if last is None:
+            # No strip has more rows, and no tile of it more cells.
+            size = max(TILE_CELLS, min(TILE_ROWS, len(self.rows)))
+            self._own.memory = torch.empty(size, dtype=self.dtype)
+        if last is None or last.shape != (cols, rows):
+            last = self._own.tile = self._own.memory[: cols * rows].view(cols, rows)
+        return last
 
     def _queries(self, rows: range) -> Tensor:
         scale = self.head.C**-0.5 if self.head.scale is None else self.head.scale

@@ -22,23 +22,30 @@ class Lookups:
     def __init__(self) -> None:
         self._found: list[Array] = []
         self._fresh = True
+        # Whether the newest ids may be places, and not tokens: those count up.
+        self._doubtful = False
 
     def see(self, ids: Tensor) -> None:
         """Takes note of a lookup."""
-        if not self._fresh or ids.is_floating_point() or ids.dim() > 2 or not ids.numel():
+        if not (self._fresh or self._doubtful) or ids.is_floating_point() or ids.dim() > 2:
             return
-        if ids.device.type == "meta":
+        if ids.device.type == "meta" or not ids.numel():
             return
-        rows = np.asarray(ids.detach().reshape(1, -1) if ids.dim() < 2 else ids.detach().cpu())
-        # Places are counted up; a text hardly is.
-        if rows.shape[1] > 1 and (np.diff(rows, axis=1) == 1).all():
+        rows = np.asarray(ids.detach().cpu().reshape((1, -1) if ids.dim() < 2 else ids.shape))
+        steps = np.diff(rows, axis=1)
+        counts_up = bool(steps.size) and bool((steps == 1).all())
+        if self._fresh:
+            self._found.append(rows.astype(np.int64))
+        elif counts_up or (steps == 0).all() or rows.shape[1] != self._found[-1].shape[1]:
             return
-        self._found.append(rows.astype(np.int64))
-        self._fresh = False
+        else:
+            # The ids before were places after all: those of a text hardly ever count up.
+            self._found[-1] = rows.astype(np.int64)
+        self._fresh, self._doubtful = False, counts_up
 
     def attended(self) -> None:
         """An attention call was made: the next lookup may be of tokens again."""
-        self._fresh = True
+        self._fresh, self._doubtful = True, False
 
     def last(self, tokens: int, sequences: int) -> Array | None:
         """The newest ids (B, T) of so many tokens."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,7 +58,10 @@ class Trace(Addressed):
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        if _DISPLAY and self._ended and self._calls:
+        if not _DISPLAY:
+            # The root of the package hands pictures in when it is first asked for anything of ours.
+            _ = sys.modules[__name__.partition(".")[0]].Trace
+        if self._ended and self._calls:
             return _DISPLAY[0](self, include, exclude)
         return {"text/plain": repr(self)}
 

@@ -178,7 +178,8 @@ def _layers(thing: Any) -> list[Layer]:
     if hasattr(thing, "sites"):
         pairs = zip(thing.sites(), thing.maps(), strict=True)
         return [Layer(maps, site.name, site.window) for site, maps in pairs]
-    maps = [thing] if hasattr(thing, "lse") else list(thing)
+    some = isinstance(thing, Iterable) and not hasattr(thing, "lse")
+    maps = list(thing) if some else [thing]
     if not all(hasattr(each, "lse") for each in maps):
         raise ConfigError(
             f"a {type(thing).__name__}", "a trace or a map", "give what capture() yields"
