@@ -66,7 +66,7 @@ def __getattr__(name: str) -> Any:
     """What needs torch or draws pictures, loaded at first use."""
     if name in _LENS:
         from qkv import lens
-        from qkv.lens.trace import display_with
+        from qkv.lens.traces.trace import display_with
 
         # Pictures stand a floor above what they show, so they are handed in here.
         display_with(_bundle)

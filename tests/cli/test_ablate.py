@@ -13,8 +13,8 @@ import typer
 from typer.testing import CliRunner
 
 from qkv.cli.ablate import ablate_command
-from qkv.lens.edits import Edits
-from qkv.lens.effects import effect, effects
+from qkv.lens.edits.edits import Edits
+from qkv.lens.edits.effects import effect, effects
 from qkv.models.loading import load_model
 
 Command = Callable[..., Any]

@@ -110,7 +110,10 @@ def captures(rounds: int = 5, *, T: int = 4096, layers: int = 12) -> list[Measur
 
 def _peak(way: str, T: int, layers: int) -> tuple[float, float]:
     run = subprocess.run(
-        [sys.executable, "-c", SCRIPT, way, str(T), str(layers)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", SCRIPT, way, str(T), str(layers)],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     whole, grown = json.loads(run.stdout)
     return float(whole), float(grown)

@@ -20,8 +20,8 @@ from qkv.errors import ConfigError, TextError
 if TYPE_CHECKING:
     import numpy as np
 
-    from qkv.lens.edits import Edits
-    from qkv.lens.effects import Moved
+    from qkv.lens.edits.edits import Edits
+    from qkv.lens.edits.effects import Moved
     from qkv.models.checkpoint import Checkpoint
     from qkv.text import Tokenizer
 
@@ -108,7 +108,7 @@ def ablate_command(  # noqa: PLR0917 (options have names)
 
       qkv ablate runs/six --uniform L0 --mask off --only L1H0,L1H2
     """
-    from qkv.lens.edits import Edits
+    from qkv.lens.edits.edits import Edits
     from qkv.models.loading import load_model
 
     asked = Edits(
@@ -216,7 +216,7 @@ def _together(
     loaded: Checkpoint, windows: np.ndarray, name: str, asked: Edits, *, as_json: bool
 ) -> None:
     """Make all the changes at once, and show their effect on the loss and on the next token."""
-    from qkv.lens.effects import effect
+    from qkv.lens.edits.effects import effect
 
     done, words = effect(loaded.model, windows, asked), need_tokenizer(loaded)
     if as_json:
@@ -250,8 +250,8 @@ def _each_alone(
     as_json: bool,
 ) -> None:
     """Take out each head alone, and show what that costs."""
-    from qkv.lens.effects import effects
-    from qkv.lens.tables import write_text
+    from qkv.lens.edits.effects import effects
+    from qkv.lens.heads.tables import write_text
 
     if csv is not None and not csv.exists():
         write_text("", csv)  # what can't be written is said before the work, not after

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from qkv.lens.effects import Effect, HeadEffect, HeadEffects
+    from qkv.lens.edits.effects import Effect, HeadEffect, HeadEffects
     from qkv.text import Tokenizer
 
 __all__ = ["print_effect", "print_heads"]

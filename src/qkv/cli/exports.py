@@ -56,7 +56,7 @@ def write_exports(
     exports: Exports, trace: Trace, gathered: Gathered, *, atlas: bool, log: bool, dark: bool
 ) -> list[tuple[Path, str, str]]:
     """Write the files, each whole or not at all: file, what is in it, and its size in words."""
-    from qkv.lens.memory import sized
+    from qkv.lens.traces.memory import sized
 
     chosen = gathered.maps[gathered.telling]
     heads = f"{len(gathered.maps):,} head{'s' * (len(gathered.maps) != 1)}"

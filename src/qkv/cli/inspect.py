@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from qkv.lens import AttentionMap, Trace
-    from qkv.lens.heads import HeadTable
+    from qkv.lens.heads.head_table import HeadTable
     from qkv.views.gather import Gathered
 
 __all__ = ["inspect_command"]
@@ -155,7 +155,7 @@ def inspect_command(  # noqa: PLR0917 (options have names)
 
 
 def _check_sort(sort: str | None) -> None:
-    from qkv.lens.head_scores import FORMULAS
+    from qkv.lens.heads.head_scores import FORMULAS
 
     if sort is not None and sort not in FORMULAS:
         raise ConfigError(f"--sort {sort}", f"one of {', '.join(FORMULAS)}", "choose one")

@@ -88,7 +88,7 @@ class Source:
         import torch
 
         from qkv.lens import capture
-        from qkv.lens.tokens import texts_of
+        from qkv.lens.seeing.tokens import texts_of
         from qkv.models import count_parameters
         from qkv.models.loading import load_model
 

@@ -3,13 +3,13 @@
 Importing it imports torch.
 """
 
-from qkv.lens.capturing import capture, record
-from qkv.lens.edits import Edits, edit
-from qkv.lens.effects import effect, effects
+from qkv.lens.edits.edits import Edits, edit
+from qkv.lens.edits.effects import effect, effects
 from qkv.lens.maps import AttentionMap, Cell, CellArithmetic, brief, visible
-from qkv.lens.sites import Site
-from qkv.lens.storing import load
-from qkv.lens.trace import Trace
+from qkv.lens.traces.capturing import capture, record
+from qkv.lens.traces.sites import Site
+from qkv.lens.traces.storing import load
+from qkv.lens.traces.trace import Trace
 
 __all__ = [
     "AttentionMap",

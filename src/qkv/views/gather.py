@@ -12,7 +12,7 @@ from qkv.views.payload import Column, Layer, Payload, of_maps
 
 if TYPE_CHECKING:
     from qkv.lens import AttentionMap, Trace
-    from qkv.lens.heads import HeadRow, HeadTable
+    from qkv.lens.heads.head_table import HeadRow, HeadTable
 
     # What can be shown: a trace of one sequence, one map, or some.
     Showable: TypeAlias = "Trace | AttentionMap | Iterable[AttentionMap]"
@@ -70,7 +70,7 @@ class Gathered:
         >>> found.telling, found.table[found.telling].role
         ('L0H1', 'previous')
         """
-        from qkv.lens.heads import score_heads
+        from qkv.lens.heads.head_table import score_heads
 
         table = score_heads(list(self.maps.values()), progress=progress)
         return replace(self, table=table, telling=self.telling or telling_head(table))

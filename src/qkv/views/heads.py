@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from qkv.views.gather import best_score
 
 if TYPE_CHECKING:
-    from qkv.lens.head_scores import Score
-    from qkv.lens.heads import HeadRow, HeadTable
+    from qkv.lens.heads.head_scores import Score
+    from qkv.lens.heads.head_table import HeadRow, HeadTable
 
 __all__ = ["head_lines", "lift_of", "ranked", "spoken_score"]
 
@@ -44,7 +44,7 @@ def head_lines(
     >>> import numpy as np
     >>> from qkv.attention import Causal
     >>> from qkv.lens import AttentionMap
-    >>> from qkv.lens.heads import score_heads
+    >>> from qkv.lens.heads.head_table import score_heads
     >>> x = np.eye(5) * 9
     >>> head = AttentionMap.of(x, np.roll(x, -1, axis=0), mask=Causal(), name="L0H1")
     >>> head_lines(score_heads([head]), 3)

@@ -17,7 +17,7 @@ from qkv.views.widget import create_widget, has_widgets
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from qkv.lens.heads import HeadTable
+    from qkv.lens.heads.head_table import HeadTable
     from qkv.views.gather import Showable
 
 __all__ = ["mimebundle", "show"]

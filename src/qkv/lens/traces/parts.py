@@ -1,0 +1,101 @@
+"""What of a layer belongs to one sequence, and to one head or all: mask, bias, q, k and lse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from qkv.attention import Causal, Full, Given, Mask, Window
+from qkv.lens.seeing.masks import Cut, CutBias, TopLeft, pick
+
+if TYPE_CHECKING:
+    from qkv.lens.traces.sites import Site
+
+__all__ = ["array", "bias_of", "mask_of", "rows_of", "score_mod_of", "tensors_of"]
+
+Array = np.ndarray[Any, Any]
+
+
+def array(x: Tensor) -> Array:
+    """A tensor as NumPy has it: without bfloat16; fp16 stays as it is stored."""
+    kind = torch.float32 if x.dtype is torch.bfloat16 else x.dtype
+    return np.asarray(x.detach().to(kind).cpu().numpy())
+
+
+def rows_of(site: Site, sequence: int) -> Array:
+    """The stored queries that aren't padding, as places among those that aren't."""
+    kept = site.kept[sequence].rows
+    return site.rows[np.isin(site.rows, kept)] - kept.start
+
+
+def mask_of(site: Site, sequence: int, place: int | None = None) -> Mask:
+    """The mask of one sequence over what is stored, of one stored head or of all."""
+    mask, kept, rows = site.masks[sequence], site.kept[sequence], rows_of(site, sequence)
+    whole = len(rows) == len(kept.rows)
+    if whole and isinstance(mask, (Full, Causal, TopLeft, Window)):
+        return mask
+    head = site.heads if place is None else site.heads[place]
+    if whole and isinstance(mask, Given):
+        return Given(pick(mask.table, 0, head))
+    return Cut(mask, 0, head, rows, np.arange(len(kept.cols)), len(kept.rows), len(kept.cols))
+
+
+def bias_of(site: Site, sequence: int, place: int | None = None) -> Any:
+    """The bias likewise: a tensor for all heads, an array for one, or by the tile."""
+    if site.bias is None:
+        return None
+    kept, head = site.kept[sequence], site.heads if place is None else site.heads[place]
+    stored = site.rows[np.isin(site.rows, kept.rows)]
+    if not isinstance(site.bias, Tensor):
+        cols = np.array(kept.cols)
+        return CutBias(site.bias, sequence, head, stored, cols, site.queries, site.K)
+    table = pick(site.bias, sequence, head)
+    if table.shape[-2] > 1:
+        table = table[..., torch.from_numpy(stored), :]
+    if table.shape[-1] > 1:
+        table = table[..., kept.cols.start : kept.cols.stop]
+    return table if place is None else array(table)
+
+
+def score_mod_of(site: Site, sequence: int, place: int) -> Any:
+    """What bends the scores of one head, over tiles in NumPy."""
+    if site.score_mod is None:
+        return None
+    mod, kept, head = site.score_mod, site.kept[sequence], site.heads[place]
+    rows = rows_of(site, sequence) + kept.rows.start
+
+    def bend(scores: Array, at_rows: Array, at_cols: Array) -> Array:
+        bent = mod(
+            torch.from_numpy(np.ascontiguousarray(scores)),
+            sequence,
+            head,
+            torch.from_numpy(rows[np.asarray(at_rows)]),
+            torch.from_numpy(np.asarray(at_cols) + kept.cols.start),
+        )
+        return np.asarray(bent.numpy())
+
+    return bend
+
+
+def tensors_of(site: Site, sequence: int) -> tuple[Tensor, Tensor, Tensor]:
+    """q (1, H, Q, C), k (1, G, K, C) and lse (1, H, Q) of one sequence, in fp32 at least.
+
+    Keys stand once for each head where the stored heads don't share them evenly.
+    """
+    kept = site.kept[sequence]
+    rows = torch.from_numpy(np.flatnonzero(np.isin(site.rows, kept.rows)))
+    q, lse = site.q[sequence], site.lse[sequence]
+    if len(rows) != site.Q:
+        q, lse = q[:, rows], lse[:, rows]
+    k = site.k[sequence][:, kept.cols.start : kept.cols.stop]
+    even = site.H % site.G == 0
+    if not even or site.groups != tuple(place * site.G // site.H for place in range(site.H)):
+        k = k[torch.tensor(site.groups)]
+    return _wide(q)[None], _wide(k)[None], lse[None]
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32)).cpu()
