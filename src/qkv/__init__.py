@@ -11,7 +11,7 @@ The inspector loads torch, so it is loaded when it is first asked for:
 >>> import torch
 >>> with qkv.capture() as trace:
 ...     mixed = torch.nn.functional.scaled_dot_product_attention(*torch.zeros(3, 1, 1, 2, 4))
->>> trace[0, 0].row(0).tolist()
+>>> trace[0, 0].row(0).round(6).tolist()
 [0.5, 0.5]
 """
 
@@ -66,7 +66,7 @@ def __getattr__(name: str) -> Any:
     """What needs torch or draws pictures, loaded at first use."""
     if name in _LENS:
         from qkv import lens
-        from qkv.lens.traces.trace import display_with
+        from qkv.lens.display import display_with
 
         # Pictures stand a floor above what they show, so they are handed in here.
         display_with(_bundle)

@@ -181,3 +181,13 @@ def test_what_does_not_fit_is_told(rng: np.random.Generator) -> None:
         AttentionMap.of(q, k, v=np.zeros((K, 3)), w_o=np.zeros((5, 3)))
     with pytest.raises(ConfigError, match="score_mod with a softcap or a bias"):
         AttentionMap.of(q, k, softcap=3.0, score_mod=lambda s, i, j: s)
+
+
+def test_a_map_says_what_it_is_and_shows_itself() -> None:
+    x = np.random.default_rng(0).normal(size=(5, 3))
+    head = AttentionMap.of(x[:2], x, mask=Causal(), labels="abcde", name="L3H7")
+    assert repr(head) == "AttentionMap L3H7: Q 2, K 5, C 3"
+    assert {"text/plain", "text/html", "image/png"} <= set(head._repr_mimebundle_())
+    # A query is named by where it stands in the text, and not by its row.
+    assert head.spoken("query", 1) == "“e” at 4"
+    assert head.spoken("key", 1) == "“b” at 1"

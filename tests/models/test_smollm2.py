@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from qkv.errors import TextError
+from qkv.lens import capture
 from qkv.models import Transformer
 from qkv.models.checkpoint import Checkpoint
 from qkv.models.loading import load_model
@@ -87,6 +88,20 @@ def test_it_copies_what_it_has_seen(smollm2: Checkpoint) -> None:
     first, second = losses.view(2, -1)[:, :52].mean(), losses.view(2, -1)[:, 53:].mean()
     assert first > 10
     assert second < first / 3
+
+
+def test_its_induction_heads_show_on_random_tokens_twice(smollm2: Checkpoint) -> None:
+    once = torch.randint(1000, 40_000, (1, 60), generator=torch.Generator().manual_seed(3))
+    with torch.no_grad(), capture(smollm2.model) as trace:
+        smollm2.model(torch.cat([once, once], 1))
+    table = trace.heads()
+    found = [row for row in table if row.role == "induction"]
+    assert len(found) >= 5
+    best = table.sort("induction").rows[0].scores["induction"]
+    # Each token of the second half has its like in the first, and the one after it.
+    assert best.count == 60
+    assert best.chance < 0.02
+    assert best.score > 0.7
 
 
 def test_known_ids(smollm2: Checkpoint) -> None:

@@ -18,6 +18,7 @@ from qkv.attention import MaskLike, as_mask
 from qkv.errors import QkvError
 from qkv.lens import metrics
 from qkv.lens.cells import Cell, CellArithmetic, arithmetic, brief, visible
+from qkv.lens.display import mimebundle
 from qkv.lens.pooling import How, pool, pool_allowed
 from qkv.lens.pyramid import Cancel, Progress, Pyramid, build, remembered, survey
 from qkv.lens.scores import Head, ScoreMod
@@ -31,7 +32,7 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 DENSE_CELLS = 4096**2
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class AttentionMap(Head):
     """One head of one sequence, to be asked for cells, rows and tiles of its softmax weights.
 
@@ -290,4 +291,17 @@ class AttentionMap(Head):
     def spoken(self, kind: str, place: int) -> str:
         """A token as a sentence names it: “l” at 12, or token 12 where there are no labels."""
         labels = self.query_labels if kind == "query" else self.key_labels
-        return f"“{visible(labels[place])}” at {place}" if labels else f"token {place}"
+        stands = place
+        if kind == "query" and not self.cross:
+            # A query is named by where it stands in the text, which need not be its row.
+            stands = int(self.places[place])
+        return f"“{visible(labels[place])}” at {stands}" if labels else f"token {stands}"
+
+    def __repr__(self) -> str:
+        which = f"{self.name}: " if self.name else ""
+        across = ", across texts" if self.cross else ""
+        note = f", {self.note}" if self.note else ""
+        return f"AttentionMap {which}Q {self.Q}, K {self.K}, C {self.C}{across}{note}"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
+        return mimebundle(self, include, exclude)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from qkv.errors import QkvError, ResourceError
+from qkv.lens.display import mimebundle
 from qkv.lens.maps import AttentionMap, visible
 from qkv.lens.seeing.tokens import texts_of
 from qkv.lens.traces.addressing import Addressed
@@ -21,16 +21,7 @@ from qkv.lens.traces.sites import Site
 if TYPE_CHECKING:
     from qkv.lens.heads.head_table import HeadTable
 
-__all__ = ["Trace", "display_with"]
-
-# How a notebook shows a trace: pictures stand a floor above, so they are handed in.
-_DISPLAY: list[Callable[..., Any]] = []
-
-
-def display_with(bundle: Callable[..., Any]) -> None:
-    """Says what makes a trace's MIME bundle for notebooks: (thing, include, exclude) -> dict."""
-    _DISPLAY[:] = [bundle]
-
+__all__ = ["Trace"]
 
 class Trace(Addressed):
     """What `capture` saw: each attention layer, numbered by first use; `trace[3, 7]` is L3H7.
@@ -58,11 +49,8 @@ class Trace(Addressed):
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
-        if not _DISPLAY:
-            # The root of the package hands pictures in when it is first asked for anything of ours.
-            _ = sys.modules[__name__.partition(".")[0]].Trace
         if self._ended and self._calls:
-            return _DISPLAY[0](self, include, exclude)
+            return mimebundle(self, include, exclude)
         return {"text/plain": repr(self)}
 
     @property
