@@ -1,4 +1,4 @@
-"""Models from elsewhere on the command line: GGUF files and nanoGPT's checkpoints."""
+"""Models from elsewhere on the command line: GGUF, nanoGPT, and what runs in `transformers`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer as Engine
+from tokenizers.decoders import WordPiece as WordPieceDecoder
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import BertPreTokenizer
+from tokenizers.processors import BertProcessing
+from torch.nn.functional import cross_entropy
 
+from qkv.lens import load
 from qkv.text import ByteTokenizer
 
 SIZES = {"vocab_size": 61, "block_size": 32, "n_layer": 1, "n_embd": 24, "n_head": 2}
@@ -149,3 +157,121 @@ def test_one_line_for_what_cannot_be_used(
     assert "where plain values are expected" in line(nanogpt)
     (nanogpt / "ckpt.pt").write_bytes(pickle.dumps(print))
     assert "nanoGPT" in line(nanogpt, "--tokenizer", letters)
+
+
+# In transformers ---------------------------------------------------------------------------------
+
+
+def published(folder: Path, name: str, **settings: Any) -> tuple[Path, Any]:
+    """A small random model of `transformers` with a tokenizer of words, and the model itself."""
+    transformers = pytest.importorskip("transformers", reason="needs the extra hf")
+    sizes = {"vocab_size": 31, "hidden_size": 30, "intermediate_size": 41, "num_hidden_layers": 2}
+    sizes |= {"num_attention_heads": 3, "max_position_embeddings": 23}
+    model_class = getattr(transformers, name)
+    torch.manual_seed(3)
+    model = model_class(model_class.config_class(**sizes, **settings)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:  # patterns far from uniform
+                parameter.mul_(12)
+    model.save_pretrained(folder)
+    words = ["[UNK]", "[CLS]", "[SEP]", *"abcdefgh", *(f"##{letter}" for letter in "abcdefgh")]
+    engine = Engine(WordPiece({word: at for at, word in enumerate(words)}))
+    engine.pre_tokenizer = BertPreTokenizer()
+    engine.decoder = WordPieceDecoder()
+    engine.post_processor = BertProcessing(("[SEP]", 2), ("[CLS]", 1))
+    engine.save(str(folder / "tokenizer.json"))
+    return folder, model
+
+
+GROUPED = {"num_key_value_heads": 1, "head_dim": 10}
+KINDS: dict[str, dict[str, Any]] = {
+    "Qwen3ForCausalLM": GROUPED,
+    "Gemma3ForCausalLM": {
+        **GROUPED,
+        "sliding_window": 5,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "BertForMaskedLM": {},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_inspect_by_transformers(name: str, command: Command, tmp_path: Path) -> None:
+    folder, model = published(tmp_path / "one", name, **KINDS[name])
+    page = tmp_path / "trace.safetensors"
+    text = "abc cab fed gab had"
+    ended = command("inspect", folder, "--text", text, "--head", 1, "--layer", 0, "--json",
+                    "--save", page)  # fmt: skip
+    assert (ended.code, ended.err) == (0, "")
+    told = json.loads(ended.out)
+    shown = ["[CLS]", "a", "##b", "##c", "c", "##a", "##b", "f", "##e", "##d", "g", "##a", "##b"]
+    assert told["tokens"] == [*shown, "h", "##a", "##d", "[SEP]"]
+    words = Engine.from_file(str(folder / "tokenizer.json"))
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        output = model(torch.tensor([words.encode(text).ids]), output_attentions=True)
+    eager = output.attentions[0][0, 1].double().numpy()
+    assert told["chosen"]["name"] == "L0H1"
+    assert told["chosen"]["received"] == pytest.approx(eager.sum(0), abs=1e-5)
+    for layer, weights in enumerate(output.attentions):
+        for head in range(3):
+            found = load(page)[layer, head].pattern()
+            np.testing.assert_allclose(found, weights[0, head].numpy(), atol=1e-6)
+    ended = command("inspect", folder, "--text", text)
+    assert (ended.code, ended.err) == (0, "")
+    kind = json.loads((folder / "config.json").read_text())["model_type"]
+    assert f" · {kind} in transformers, " in ended.out
+    assert "2 layers, 6 heads · 17 tokens of the text" in ended.out
+
+
+def test_ablate_by_transformers(command: Command, tmp_path: Path) -> None:
+    folder, model = published(tmp_path / "one", "Qwen3ForCausalLM", **GROUPED)
+    text = "abc cab fed gab had"
+    ended = command("ablate", folder, "L1H2", "--text", text, "--json")
+    assert (ended.code, ended.err) == (0, "")
+    told = json.loads(ended.out)
+    words = Engine.from_file(str(folder / "tokenizer.json"))
+    ids = torch.tensor([words.encode(text).ids])
+
+    def loss() -> float:
+        with torch.no_grad():
+            return float(cross_entropy(model(ids).logits[0, :-1], ids[0, 1:]))
+
+    assert told["loss_before"] == pytest.approx(loss(), abs=1e-5)
+    with torch.no_grad():  # by hand: what the head adds comes through these columns alone
+        model.model.layers[1].self_attn.o_proj.weight[:, 20:30] = 0
+    assert told["loss_after"] == pytest.approx(loss(), abs=1e-5)
+    ended = command("ablate", folder, "--all", "--text", text)
+    assert (ended.code, ended.err) == (0, "")
+    assert ended.out.count("L0H") == ended.out.count("L1H") == 3
+    (tmp_path / "long.txt").write_text(text * 40, encoding="utf-8")
+    ended = command("ablate", folder, "L0", "--file", tmp_path / "long.txt", "--tokens", 60)
+    assert "in 2 windows of 23" in ended.out
+
+
+def test_one_line_for_what_transformers_cannot(command: Command, tmp_path: Path) -> None:
+    def line(*arguments: str | Path) -> str:
+        ended = command(*arguments)
+        assert (ended.code, ended.out) == (2, "")
+        assert ended.err.startswith("qkv: got ")
+        assert ended.err.count("\n") == 1
+        return str(ended.err)
+
+    bert, _ = published(tmp_path / "bert", "BertForMaskedLM")
+    assert "predicts no next token" in line("ablate", bert, "L0", "--text", "abc")
+    qwen, _ = published(tmp_path / "qwen", "Qwen3ForCausalLM", **GROUPED)
+    for name in ("inspect", "ablate"):
+        more = ["L0"] if name == "ablate" else []
+        long = line(name, qwen, *more, "--text", "abcd " * 9)
+        assert "at most the model's context, 23" in long
+        assert "no text to read" in line(name, qwen, *more)
+    for name in ("sample", "eval", "prove"):
+        more = ["--prompt", "a"] if name == "sample" else ["--data", "-"]
+        assert "model_type='qwen3'" in line(name, qwen, *more)
+    (qwen / "tokenizer.json").rename(tmp_path / "words.json")
+    assert "with --tokenizer" in line("inspect", qwen, "--text", "abc")
+    ended = command("inspect", qwen, "--text", "abc", "--tokenizer", tmp_path / "words.json")
+    assert ended.code == 0
+    (qwen / "model.safetensors").rename(qwen / "model.bin")
+    assert "got a pickle" in line("inspect", qwen, "--text", "abc")

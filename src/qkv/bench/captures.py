@@ -18,15 +18,11 @@ from qkv.errors import ConfigError
 __all__ = ["captures"]
 
 SCRIPT = """
-import json, resource, sys
+import json, sys
 import torch
 from qkv.bench.captures import gpt2_small
+from qkv.bench.measure import peak_bytes as peak
 from qkv.lens import capture
-
-def peak():
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 way, T, layers = sys.argv[1], *map(int, sys.argv[2:])
 model = gpt2_small(T, "eager" if way == "output_attentions" else "sdpa", layers)
@@ -66,6 +62,7 @@ def captures(rounds: int = 5, *, T: int = 4096, layers: int = 12) -> list[Measur
 
     if importlib.util.find_spec("transformers") is None:
         raise ConfigError("no transformers", "the extra hf", "pip install 'qkv[hf]'")
+    peaks = {way: _peak(way, T, layers) for way in ("plain", "captured", "output_attentions")}
     model = gpt2_small(T, "sdpa", layers)
     ids = torch.arange(T)[None] * 7919 % model.config.vocab_size
     sums: list[float] = []
@@ -82,7 +79,6 @@ def captures(rounds: int = 5, *, T: int = 4096, layers: int = 12) -> list[Measur
         sums.append(abs(float(head.row(T - 1).sum()) - 1))
 
     times = compare({"plain": plain, "captured": captured}, rounds)
-    peaks = {way: _peak(way, T, layers) for way in ("plain", "captured", "output_attentions")}
     shape = {"layers": layers, "heads": 12 * layers, "T": T, "C": 64}
     return [
         Measurement(

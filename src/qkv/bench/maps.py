@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from qkv.attention import Causal
-from qkv.bench.measure import Measurement, Timing
+from qkv.bench.measure import Measurement, Timing, peak_bytes
 from qkv.lens import AttentionMap
 
 __all__ = ["maps", "measure_map"]
@@ -33,8 +34,8 @@ def maps(
     """Measure one causal head, each round in a fresh process: lse and pyramid, then viewports.
 
     Queries and keys are normal random numbers. Viewports are of 1024 x 1024 pixels, at zooms from
-    one cell a pixel to all of the map, evenly in the logarithm, and where the mask allows something
-    (those in the other half are faster). Each is asked for once.
+    one cell a pixel to all of the map, each power of two as often, and where the mask allows
+    something (those in the other half are faster). Each is asked for once.
     """
     runs = []
     for seed in range(rounds):
@@ -73,8 +74,6 @@ def maps(
 
 def measure_map(T: int, C: int, viewports: int, seed: int) -> dict[str, Any]:
     """One round: seconds, each viewport's level and seconds, memory in MB, and the errors."""
-    import resource  # not everywhere
-
     rng = np.random.default_rng(seed)
     q, k = (rng.standard_normal((T, C), dtype=np.float32) for _ in range(2))
     started = time.perf_counter()
@@ -83,8 +82,10 @@ def measure_map(T: int, C: int, viewports: int, seed: int) -> dict[str, Any]:
     pyramid = head.pyramid()
     errors, views = [float(pyramid.row_errors.max())], []
     worst = 0.0
+    zooms = 1 + max(0, math.ceil(math.log2(T / PIXELS)))
     for _ in range(viewports):
-        size = int(PIXELS * (T / PIXELS) ** rng.random()) if T > PIXELS else T
+        # At 1, 2, 4 ... cells a pixel, each as often; the last shows all of the map.
+        size = min(T, PIXELS * 2 ** int(rng.integers(0, zooms)))
         top = int(rng.integers(0, T - size + 1))
         left = int(rng.integers(0, top + 1))
         rows, cols = range(top, top + size), range(left, left + size)
@@ -99,10 +100,7 @@ def measure_map(T: int, C: int, viewports: int, seed: int) -> dict[str, Any]:
         "viewports": views,
         "base": pyramid.base,
         "pyramid_mb": pyramid.nbytes / 1e6,
-        # Linux counts in KiB, macOS in bytes.
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        * (1 if sys.platform == "darwin" else 1024)
-        / 1e6,
+        "peak_mb": peak_bytes() / 1e6,
         "row_error": max(errors),
         "value_error": worst,
     }

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 
-__all__ = ["Measurement", "Timing", "compare", "describe_machine"]
+__all__ = ["Measurement", "Timing", "compare", "describe_machine", "peak_bytes"]
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,23 @@ def ratio(slow: Timing, fast: Timing) -> dict[str, float]:
     """
     each = [a / b for a, b in zip(slow.seconds, fast.seconds, strict=True)]
     return {"median": median(each), "min": min(each), "max": max(each)}
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held, in bytes.
+
+    Linux's own figure of resources would be that of the parent, if it held more.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts in bytes, others in KiB
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def describe_machine() -> dict[str, Any]:

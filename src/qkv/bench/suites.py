@@ -103,14 +103,10 @@ def _generate(model: Any, T: int, *, prompt: int, tokens: int, rounds: int) -> M
 
 
 MEMORY_SCRIPT = """
-import json, resource, sys
+import json, sys
 import torch
 from qkv.attention import Causal, attend
-
-def peak():
-    # Linux counts in KiB, macOS in bytes.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+from qkv.bench.measure import peak_bytes as peak
 
 T, H, C = map(int, sys.argv[1:])
 small = torch.randn(1, H, 64, C, requires_grad=True)

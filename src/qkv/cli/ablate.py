@@ -15,14 +15,14 @@ from qkv.cli.console import count, err, out, print_json
 from qkv.cli.effects import print_effect, print_heads
 from qkv.cli.model import need_tokenizer, run_note, validation_ids
 from qkv.cli.options import AsJson, Run, TokenizerFile
-from qkv.errors import ConfigError, TextError
+from qkv.errors import CheckpointError, ConfigError, TextError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from qkv.lens.edits.edits import Edits
     from qkv.lens.edits.effects import Moved
-    from qkv.models.checkpoint import Checkpoint
+    from qkv.models.foreign import AnyModel
     from qkv.text import Tokenizer
 
 __all__ = ["ablate_command"]
@@ -98,6 +98,8 @@ def ablate_command(  # noqa: PLR0917 (options have names)
 
     Heads are named L3H7: layer 3, head 7, both counted from 0. Several go with commas between.
 
+    A Hugging Face folder that our own code can't compute runs in transformers (extra hf).
+
     [bold]Examples[/]
 
       qkv ablate runs/six L2H3 --text "ROMEO: But soft, what light"
@@ -109,7 +111,7 @@ def ablate_command(  # noqa: PLR0917 (options have names)
       qkv ablate runs/six --uniform L0 --mask off --only L1H0,L1H2
     """
     from qkv.lens.edits.edits import Edits
-    from qkv.models.loading import load_model
+    from qkv.models.foreign import load_any
 
     asked = Edits(
         ablate=() if mean else (heads or ()),
@@ -131,7 +133,13 @@ def ablate_command(  # noqa: PLR0917 (options have names)
         and model.exists()
     ):
         raise ConfigError("no text to read", "--text or --file", 'add --text "..."')
-    loaded = load_model(model, tokenizer_file)
+    loaded = load_any(model, tokenizer_file)
+    if not loaded.causal:
+        raise CheckpointError(
+            f"{loaded.made_by}, which predicts no next token",
+            "a causal language model: what a head is worth is told by its loss",
+            "see its heads with `qkv inspect`",
+        )
     windows, name = _windows(model, loaded, text, file, tokens, quiet=as_json)
     if every:
         _each_alone(loaded, windows, name, heads, mean=mean, csv=csv, as_json=as_json)
@@ -173,7 +181,7 @@ def _check(
 
 
 def _windows(
-    run: Path, loaded: Checkpoint, text: str | None, file: str | None, tokens: int, *, quiet: bool
+    run: Path, loaded: AnyModel, text: str | None, file: str | None, tokens: int, *, quiet: bool
 ) -> tuple[np.ndarray, str]:
     """The ids (B, T) to read, and what the text is called.
 
@@ -182,7 +190,7 @@ def _windows(
     """
     import numpy as np
 
-    context = loaded.config.context
+    context = loaded.context
     if text is None:
         ids, _, name = validation_ids(run, loaded, file, quiet)
     else:
@@ -213,7 +221,7 @@ def _read_over(windows: np.ndarray, name: str) -> str:
 
 
 def _together(
-    loaded: Checkpoint, windows: np.ndarray, name: str, asked: Edits, *, as_json: bool
+    loaded: AnyModel, windows: np.ndarray, name: str, asked: Edits, *, as_json: bool
 ) -> None:
     """Make all the changes at once, and show their effect on the loss and on the next token."""
     from qkv.lens.edits.effects import effect
@@ -240,7 +248,7 @@ def _as_data(one: Moved, words: Tokenizer) -> dict[str, Any]:
 
 
 def _each_alone(
-    loaded: Checkpoint,
+    loaded: AnyModel,
     windows: np.ndarray,
     name: str,
     heads: list[str] | None,

@@ -113,6 +113,8 @@ def inspect_command(  # noqa: PLR0917 (options have names)
 ) -> None:
     """See what each head of a model looks at: a table of all, and one head as a map.
 
+    A Hugging Face folder that our own code can't compute runs in transformers (extra hf).
+
     [bold]Examples[/]
 
       qkv inspect runs/six --text "ROMEO: But soft, what light"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from qkv.models.checkpoint import Checkpoint
+    from qkv.models.foreign import AnyModel
     from qkv.text import Tokenizer
 
 
@@ -177,7 +178,7 @@ def prove_command(
         raise typer.Exit(1)
 
 
-def need_tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+def need_tokenizer(checkpoint: Checkpoint | AnyModel) -> Tokenizer:
     """Return the checkpoint's tokenizer.
 
     Raises:
@@ -208,7 +209,7 @@ def run_note(run: Path, name: str) -> str | None:
 
 
 def validation_ids(
-    run: Path, checkpoint: Checkpoint, source: str | None, quiet: bool
+    run: Path, checkpoint: Checkpoint | AnyModel, source: str | None, quiet: bool
 ) -> tuple[np.ndarray, int, str]:
     """Return the ids to score, how many characters they are, and what the text is called.
 

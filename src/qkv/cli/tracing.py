@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from qkv.lens import Trace
-    from qkv.models.checkpoint import Checkpoint
+    from qkv.models.foreign import AnyModel
 
 __all__ = ["Seen", "Source"]
 
@@ -90,14 +90,14 @@ class Source:
         from qkv.lens import capture
         from qkv.lens.seeing.tokens import texts_of
         from qkv.models import count_parameters
-        from qkv.models.loading import load_model
+        from qkv.models.foreign import load_any
 
         own = self.text is None and self.file is None
         if own and self.model.exists() and run_note(self.model, "source") in (None, "-"):
             raise ConfigError("no text to read", "--text or --file", 'add --text "..."')
         # The text is looked at first: a large model takes a while to load.
         text = None if own else self._text()
-        checkpoint = load_model(self.model, self.tokenizer)
+        checkpoint = load_any(self.model, self.tokenizer)
         what = "its validation text" if own else self.file or "the text"
         if text is None:
             text = _own_text(self.model, checkpoint, quiet=quiet)
@@ -116,6 +116,8 @@ class Source:
             )
         step = f"step {count(checkpoint.step)}, " if checkpoint.step else ""
         parameters = f"{step}{count(count_parameters(checkpoint.model))} parameters"
+        if checkpoint.made_by:
+            parameters = f"{checkpoint.made_by}, {parameters}"
         return trace, Seen(
             short_path(self.model), parameters, f"{count(len(ids))} tokens of {what}"
         )
@@ -145,7 +147,7 @@ class Source:
                 f"{error.strerror!r} while reading {self.file}", "a file to read", "check the path"
             ) from None
 
-    def _ids(self, checkpoint: Checkpoint, text: str, *, own: bool) -> np.ndarray[Any, Any]:
+    def _ids(self, checkpoint: AnyModel, text: str, *, own: bool) -> np.ndarray[Any, Any]:
         """The ids to read.
 
         Raises:
@@ -154,7 +156,7 @@ class Source:
         if not text:
             raise TextError("an empty text", "a few words", "give some with --text or --file")
         ids = need_tokenizer(checkpoint).encode(text)
-        context = checkpoint.config.context
+        context = checkpoint.context
         most = min(OWN_TOKENS, context) if own and self.tokens is None else self.tokens
         ids = ids if most is None else ids[:most]
         if len(ids) > context:
@@ -166,7 +168,7 @@ class Source:
         return ids
 
 
-def _own_text(run: Path, checkpoint: Checkpoint, *, quiet: bool) -> str:
+def _own_text(run: Path, checkpoint: AnyModel, *, quiet: bool) -> str:
     """The start of a run's validation text, from its first whole paragraph on."""
     ids, _, _ = validation_ids(run, checkpoint, None, quiet)
     text = need_tokenizer(checkpoint).decode(ids[:OWN_CHARACTERS])

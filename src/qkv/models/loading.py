@@ -38,7 +38,13 @@ from qkv.models.tokenizer_files import (
 )
 from qkv.text import Tokenizer
 
-__all__ = ["config_from_huggingface", "load_model", "weights_from_huggingface"]
+__all__ = [
+    "config_from_huggingface",
+    "huggingface_data",
+    "load_model",
+    "shards",
+    "weights_from_huggingface",
+]
 
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
@@ -94,16 +100,30 @@ def _load_file(path: Path, tokenizer: Tokenizer | None) -> Checkpoint:
     raise CheckpointError(f"the file {path}", _EXPECTED, "give the folder that it lies in")
 
 
+def huggingface_data(path: Path) -> dict[str, Any] | None:
+    """Return the config of a Hugging Face folder, ``None`` for all that is no such folder.
+
+    Raises:
+        CheckpointError: a damaged config.
+    """
+    if (path / DESCRIPTION).is_file() or not (path / CONFIG).is_file():
+        return None
+    config = read_json(path / CONFIG)
+    if "model_type" not in config or "model" in config or (path / "checkpoints").is_dir():
+        return None
+    # Folders of GGUF files are often published with the config of what they were made from.
+    return None if any(path.glob("*.gguf")) and not any(path.glob("*.safetensors")) else config
+
+
 def _load_folder(path: Path, tokenizer: Tokenizer | None) -> Checkpoint:
     if (path / DESCRIPTION).is_file():
         return load_checkpoint(path)
     config = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}
     if "model" in config or (path / "checkpoints").is_dir():
         return load_newest(path)
+    if (data := huggingface_data(path)) is not None:
+        return _load_huggingface(path, data, tokenizer)
     files = sorted(path.glob("*.gguf"))
-    # Folders of GGUF files are often published with the config of what they were made from.
-    if "model_type" in config and not (files and not any(path.glob("*.safetensors"))):
-        return _load_huggingface(path, config, tokenizer)
     if (path / CKPT).is_file():
         return load_nanogpt(path / CKPT, tokenizer)
     if len(files) == 1:
@@ -142,7 +162,12 @@ def _load_huggingface(path: Path, data: dict[str, Any], tokenizer: Tokenizer | N
     return Checkpoint(path, model, tokenizer)
 
 
-def _read_shards(path: Path) -> dict[str, Tensor]:
+def shards(path: Path) -> list[Path]:
+    """Return the safetensors files of a Hugging Face folder.
+
+    Raises:
+        CheckpointError: none, a pickle in their place, or one that is only a pointer.
+    """
     if (path / MODEL).is_file():
         names = [MODEL]
     elif (path / INDEX).is_file():
@@ -156,12 +181,17 @@ def _read_shards(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(
             f"no {MODEL} in {path}", "weights beside the config", "download the model again"
         )
-    state: dict[str, Tensor] = {}
     for name in names:
         if (path / name).is_file() and _start(path / name).startswith(b"version http"):
             raise broken(path / name, "the pointer that Git LFS puts in place of a file")
+    return [path / name for name in names]
+
+
+def _read_shards(path: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = {}
+    for file in shards(path):
         try:
-            state |= read_tensors(path / name)
+            state |= read_tensors(file)
         except CheckpointError as error:
             raise CheckpointError(error.got, error.expected, "download the model again") from error
     return state

@@ -137,7 +137,7 @@ def _character(at: float) -> str:
 def legend(
     colors: Palette, layout: Layout, *, log: bool, even: float, left: int
 ) -> Iterator[Segment | Text]:
-    """The ramp with its ticks, a mark at what a row gives that spreads itself evenly, the mask."""
+    """The ramp with its ticks, a mark at 1/n for the mean row's n keys, and how masks look."""
     from qkv.lens import brief
 
     indent = " " * left
@@ -164,5 +164,5 @@ def legend(
     yield Text(indent + line, style=colors.soft)
     scale = "logarithmic" if log else "linear"
     masked = f"{HATCH * 2} masked" if layout.colored else "blank: masked"
-    note = f"{indent}weight, {scale}  {mark} uniform, {brief(even)}  {masked}"
+    note = f"{indent}weight, {scale}  {mark} even, mean row {brief(even)}  {masked}"
     yield Text(said(note, layout), style=colors.soft)

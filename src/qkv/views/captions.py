@@ -38,7 +38,7 @@ def even_share(head: AttentionMap) -> float:
 
 
 def write_legend(sheet: Sheet, left: float, top: float, *, log: bool, even: float) -> None:
-    """The ramp with its ticks, a mark at uniform, and what hatching means."""
+    """The ramp with its ticks, a mark at 1/n for the mean row's n keys, and what hatching means."""
     from qkv.lens import brief
 
     colors = sheet.colors
@@ -52,11 +52,11 @@ def write_legend(sheet: Sheet, left: float, top: float, *, log: bool, even: floa
         at = left + RAMP_WIDTH * level(weight, log=log)
         sheet.write(at, top + RAMP_HEIGHT + 11, text, size=8, color=colors.soft, align="center")
     if log and even < LOWEST:
-        sheet.write(left, top - 4, f"◂ uniform, {brief(even)}", size=8, color=colors.soft)
+        sheet.write(left, top - 4, f"◂ even, mean row {brief(even)}", size=8, color=colors.soft)
     else:
         mark = left + RAMP_WIDTH * level(even, log=log)
         sheet.write(mark, top - 3, "▾", size=8, align="center")
-        told = f"uniform, {brief(even)}"
+        told = f"even, mean row {brief(even)}"
         sheet.write(mark, top - 10, told, size=8, color=colors.soft, align="center")
     after, baseline = left + RAMP_WIDTH + 12, top + RAMP_HEIGHT - 1
     scale = f"weight, {'logarithmic' if log else 'linear'}"

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
     # What can be shown: a trace of one sequence, one map, or some.
     Showable: TypeAlias = "Trace | AttentionMap | Iterable[AttentionMap]"
 
-__all__ = ["Gathered", "best_score", "gather", "telling_head"]
+__all__ = ["Gathered", "gather", "telling", "telling_head"]
 
-# Scores that say what a head looks for; to be like the diagonal, or like nothing, tells little.
-TELLING = ("induction", "previous", "duplicate", "retrieval")
+# To look at oneself, or at everything alike, tells little of what a head looks for.
+DULL = ("self", "uniform")
 KINDS = {"previous": "previous token", "duplicate": "duplicate token", "mixed": ""}
+LIFT = (
+    "how far the score that a head is called by is from chance (0) to perfect (1), "
+    "the first token's mass set aside"
+)
 # Heads of more cells than this in all take more than a few seconds to store or to score.
 QUICK_CELLS = 2**27
 
@@ -216,34 +220,22 @@ def _chosen(layers: list[Layer], layer: int | str | None, head: int | None) -> l
     return found
 
 
-def best_score(row: HeadRow, names: Iterable[str] | None = None) -> tuple[str, float] | None:
-    """The score that a head is called by, else its strongest above chance, and how far that goes.
+def telling(row: HeadRow) -> tuple[int, float]:
+    """What puts the most telling head first: the key by which heads are listed.
 
-    From chance (0) to the ceiling (1), with the first token's mass set aside.
+    First come heads with a role by their lift, then those that look at themselves or at everything
+    alike, then those without a role, by the lift that comes closest to one.
     """
-    lifts = {
-        name: score.lift
-        for name, score in row.scores.items()
-        if score is not None and score.lift is not None and (names is None or name in names)
-    }
-    if row.role in lifts:
-        return row.role, lifts[row.role]
-    # To be somewhat like the uniform average is no trait, unless it is the strongest by far.
-    lifts.pop("uniform", None)
-    return max(lifts.items(), key=lambda item: item[1]) if lifts else None
+    found = row.strongest
+    if found is None:
+        return 3, 0.0
+    named = found[0] == row.role
+    return (1 if row.role in DULL else 0) if named else 2, -found[1]
 
 
 def telling_head(table: HeadTable) -> str:
-    """The head that most clearly looks for something: by place, by token, or by what follows."""
-
-    def key(row: HeadRow) -> tuple[float, float]:
-        telling, any_score = best_score(row, TELLING), best_score(row)
-        return (
-            telling[1] if telling else float("-inf"),
-            any_score[1] if any_score else float("-inf"),
-        )
-
-    return max(table, key=key).name
+    """The head that is listed first: it most clearly looks for something."""
+    return min(table, key=telling).name
 
 
 def _kind(role: str) -> str:
@@ -251,7 +243,8 @@ def _kind(role: str) -> str:
 
 
 def _columns(table: HeadTable) -> list[Column]:
-    found = []
+    lifts = {row.name: lift for row in table if (lift := row.lift) is not None}
+    found = [Column("lift", lifts, LIFT, None, 1.0)] if lifts else []
     for name, formula in table.columns.items():
         scores = {row.name: score for row in table if (score := row.scores[name]) is not None}
         if not scores:

@@ -62,7 +62,7 @@ def show(
     <BLANKLINE>
       ..::::----====+++****####%%%│@@
       .001     .01       .1         1
-      weight, logarithmic  │ uniform, .67  blank: masked
+      weight, logarithmic  │ even, mean row .67  blank: masked
     “b” at 1 gives .50 to “a” at 0
     """
     found = gather(thing, layer=layer, head=head)
@@ -191,7 +191,7 @@ def _html(found: Gathered, said: str, encoded: str, width: int) -> str:
 
 
 def _table(table: HeadTable) -> str:
-    from qkv.views.heads import head_lines
+    from qkv.views.heads import head_legend, head_lines
 
     columns, rows = head_lines(table, SHOWN_HEADS)
     names = "".join(f'<th style="text-align:left">{html.escape(name)}</th>' for name in columns)
@@ -200,7 +200,11 @@ def _table(table: HeadTable) -> str:
     )
     more = len(table) - len(rows)
     rest = f"<p>and {more:,} more heads: trace.heads()</p>" if more > 0 else ""
-    return f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>{rest}"
+    told = html.escape("; ".join(head_legend(table, SHOWN_HEADS)))
+    return (
+        f"<table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table>{rest}"
+        f"<p><small>{told}</small></p>"
+    )
 
 
 def _print(found: Gathered, *, log: bool, light: bool, width: int | None) -> None:

@@ -79,7 +79,7 @@ def heatmap(
     <BLANKLINE>
       ..::::----====+++****####%%│%@@
       .001     .01       .1         1
-      weight, logarithmic  │ uniform, .50  blank: masked
+      weight, logarithmic  │ even, mean row .50  blank: masked
     “c” at 2 gives .33 to “b” at 1
     """
     return Heatmap(attention_map, log=log, width=width, light=light, color=color)

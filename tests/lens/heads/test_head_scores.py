@@ -42,7 +42,7 @@ def wanted(head: AttentionMap) -> dict[str, np.ndarray]:
             found["previous"][i, j] = j == place - 1
             found["first"][i, j] = j == 0
             found["duplicate"][i, j] = j < place and ids[j] == head.query_ids[i]
-            found["induction"][i, j] = 1 <= j <= place and ids[j - 1] == head.query_ids[i]
+            found["induction"][i, j] = 1 <= j < place and ids[j - 1] == head.query_ids[i]
             if place + 1 < head.K:
                 found["retrieval"][i, j] = j <= place and ids[j] == ids[place + 1]
     return found

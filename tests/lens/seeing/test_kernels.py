@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-from qkv.attention import Causal, steps
-from qkv.lens import capture, record
+from qkv.attention import Causal, attend, steps
+from qkv.lens import capture, edit, record
 
 B, H, G, T, C = 2, 6, 3, 13, 8
 
@@ -215,3 +216,88 @@ def test_models_can_hand_over_their_own_attention() -> None:
         record(q, k, mask=Causal(), softcap=3.0)
     for head in range(H):
         assert trace[0, head].pattern() == pytest.approx(expected[0, head], abs=1e-6)
+
+
+@pytest.mark.parametrize("low", [-1e4, -1e9, torch.finfo(torch.float32).min, -torch.inf])
+def test_numbers_that_mean_forbidden_are_forbidden(low: float) -> None:
+    q, k = draw(1, H, T, C), draw(1, H, T, C)
+    added = torch.zeros(T, T).masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), low)
+    with capture() as trace:
+        F.scaled_dot_product_attention(q, k, k, attn_mask=added)
+    with capture() as ours:
+        attend(q, k, k, bias=added)
+    for one in (trace[0, 2], ours[0, 2]):
+        assert isinstance(one.mask, Causal)
+        assert one.bias is None
+        assert one.pattern() == pytest.approx(
+            (q[0, 2] @ k[0, 2].T / math.sqrt(C) + added).softmax(-1).numpy(), abs=1e-6
+        )
+    with edit(uniform="all"):
+        mixed = F.scaled_dot_product_attention(q, k, k, attn_mask=added)
+    assert mixed[0, 2, 4].numpy() == pytest.approx(k[0, 2, :5].mean(0).numpy(), abs=1e-6)
+
+
+def test_copies_of_one_text_are_that_text_and_others_are_not() -> None:
+    torch.manual_seed(0)
+    module = nn.MultiheadAttention(24, H, batch_first=True)
+    norm, x = nn.LayerNorm(24), draw(1, T, 24)
+    for query, key, across in (
+        (norm(x), norm(x), False),
+        (x + 1, x + 1, False),
+        (x, x.flip(1), True),
+    ):
+        with torch.no_grad(), capture() as trace:
+            module(query, key, x)
+        assert trace.layers[0].cross is across
+
+
+def test_names_say_across_only_near_the_call() -> None:
+    class Attention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(x, x, x)
+
+    inner = nn.ModuleDict({"a": nn.ModuleDict({"b": Attention()})})
+    model = nn.ModuleDict({"cross_encoder": inner})
+    beside = nn.ModuleDict({"cross_attn": Attention()})
+    x = draw(1, H, T, C)
+    with capture(model) as trace:
+        inner["a"]["b"](x)
+    assert not trace.layers[0].cross
+    with capture(beside) as trace:
+        beside["cross_attn"](x)
+    assert trace.layers[0].cross
+
+
+def test_a_step_under_a_window_has_no_padding() -> None:
+    q, k = draw(1, H, 1, C), draw(1, H, 40, C)
+    window = torch.arange(40)[None] >= 32
+    with capture() as trace:
+        F.scaled_dot_product_attention(q, k, k, attn_mask=window)
+    assert trace[0, 0].K == 40
+    assert "padding" not in trace[0, 0].note
+    assert trace[0, 0].row(0)[:32].max() == 0
+
+
+def test_threads_do_not_see_each_other() -> None:
+    class Attention(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            started.wait(timeout=60)
+            return F.scaled_dot_product_attention(x, x, x)
+
+    started = threading.Barrier(2)
+    models = [nn.ModuleDict({name: Attention()}) for name in ("one", "two")]
+    found: dict[str, list[str]] = {}
+
+    def run(model: nn.ModuleDict) -> None:
+        (name,) = model
+        with capture(model) as trace:
+            for _ in range(5):
+                model[name](draw(1, H, T, C))
+        found[name] = [site.name for site in trace.layers]
+
+    threads = [threading.Thread(target=run, args=(model,)) for model in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {name: [name] * 5 for name in ("one", "two")}

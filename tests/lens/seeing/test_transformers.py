@@ -162,7 +162,8 @@ def test_bert() -> None:
 
 
 @pytest.mark.parametrize("kind", ["t5", "bart"])
-def test_encoders_and_decoders_look_across(kind: str) -> None:
+@pytest.mark.parametrize("source", [13, 11])
+def test_encoders_and_decoders_look_across(kind: str, source: int) -> None:
     if kind == "t5":
         config: Any = transformers.T5Config(
             vocab_size=V, d_model=24, d_kv=4, d_ff=40, num_layers=2, num_heads=6, pad_token_id=0,
@@ -180,15 +181,15 @@ def test_encoders_and_decoders_look_across(kind: str) -> None:
     for attention in ("sdpa", "eager"):
         torch.manual_seed(0)
         models[attention] = build._from_config(config, attn_implementation=attention).eval()
-    asked = {"input_ids": tokens(1, 13), "decoder_input_ids": tokens(1, 11)}
+    asked = {"input_ids": tokens(1, source), "decoder_input_ids": tokens(1, 11) + 1}
     with torch.no_grad(), capture() as trace:
         models["sdpa"](**asked)
     with torch.no_grad():
         eager = models["eager"](**asked, output_attentions=True)
     across = [site for site in trace.layers if site.cross]
     own = [site for site in trace.layers if not site.cross]
-    assert [site.K for site in own] == [13, 13, 11, 11]
-    assert [(site.Q, site.K) for site in across] == [(11, 13)] * 2
+    assert [site.K for site in own] == [source, source, 11, 11]
+    assert [(site.Q, site.K) for site in across] == [(11, source)] * 2
     groups = (
         (own[:2], eager.encoder_attentions),
         (own[2:], eager.decoder_attentions),

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 import qkv
 from qkv.attention import ALiBi, Causal, Padding, Window, attend
-from qkv.errors import CheckpointError, ConfigError, QkvError, ResourceError
+from qkv.errors import CheckpointError, ConfigError, QkvError, ResourceError, ShapeError
 from qkv.lens import Trace, capture
 from qkv.text import ByteTokenizer
 
@@ -75,8 +75,11 @@ def all_patterns(trace: Trace) -> np.ndarray:
 def test_layers_say_what_they_are() -> None:
     trace = seen(Model(Window(4)))
     assert repr(trace.layers[1]) == ("Site 1 (blocks.1): window 4, B 1, H 6, G 2, Q 17, K 17, C 5")
-    assert trace["blocks.1", 3].name == "L1H3"
-    assert repr(trace) == "Trace of 3 layers, 18 heads, 17 tokens, 9 kB"
+    assert trace["blocks.1", 3].name == trace["L1H3"].name == "L1H3"
+    for at in ("L1", 0, (0, 1, 2), "x", (0, "1")):
+        with pytest.raises(QkvError, match=r"trace\['L3H7'\]"):
+            trace[at]
+    assert repr(trace) == "Trace: 3 layers, 18 heads, 17 tokens, 9 kB"
     assert [len(heads) for heads in trace.maps()] == [H] * L
 
 
@@ -105,8 +108,18 @@ def test_parts_can_be_chosen() -> None:
         part[1, 1]
     with pytest.raises(QkvError, match=r"got head 2 of layer 0; expected one of 1, 5"):
         part[0, 2]
-    with pytest.raises(QkvError, match=r"got no layer 7"):
-        _ = seen(layers=[7]).layers
+    for wrong, line in (
+        ({"layers": [0, 7]}, r"layers=\[7\]; expected 0 to 2, or a name such as 'blocks.0'"),
+        ({"layers": ["blocks.9"]}, r"layers=\['blocks.9'\]; expected 0 to 2"),
+        ({"heads": [9]}, r"heads=\[9\]; expected 0 to 5"),
+        ({"rows": [3, 50]}, r"rows=\[50\]; expected 0 to 16"),
+        ({"rows": -1}, r"rows=\[-1\]; expected numbers from 0"),
+        ({"rows": slice(-2, None)}, "a slice from 0 up"),
+    ):
+        with pytest.raises(ConfigError, match=line):
+            seen(**wrong)
+    with pytest.raises(QkvError, match="got a trace of chosen layers, heads, rows"):
+        part.rollout()
     with pytest.raises(ConfigError, match="some heads, or None for all"):
         seen(heads=[])
     with pytest.raises(ConfigError, match="fp32, fp16 or bf16"):
@@ -346,3 +359,53 @@ def test_a_text_whose_ids_count_up_is_not_taken_for_places() -> None:
     with torch.no_grad(), capture() as trace:
         PlacesFirst()(ids())
     assert trace.tokens.tolist() == ids()[0].tolist()
+
+
+def test_layers_of_smaller_batches_are_not_read_for_larger_ones() -> None:
+    x = torch.randn(3, H, T, C, generator=torch.Generator().manual_seed(1))
+    with capture() as trace:
+        for rows in (x, x[:2], x[:1]):
+            F.scaled_dot_product_attention(rows, rows, rows)
+    last = trace.sequence(2)
+    assert last[0, 0].pattern() == pytest.approx(trace.sequence(2)[0, 0].pattern())
+    with pytest.raises(QkvError, match="sequence 2 of layer 1; expected 0 to 1"):
+        last[1, 0]
+    # One sequence stands for all.
+    assert last[2, 0].pattern() == pytest.approx(trace.sequence(0)[2, 0].pattern())
+    assert repr(trace).startswith("Trace of 3 sequences: 3 layers, 18 heads")
+
+
+def test_equal_tables_are_held_once() -> None:
+    bias = torch.randn(1, H, 64, 64)
+    x = torch.randn(1, H, 64, C)
+    with capture() as trace:
+        for _ in range(8):
+            F.scaled_dot_product_attention(x, x, x, attn_mask=bias.clone())
+    each = 4 * (2 * H * 64 * C + H * 64)
+    assert trace.bytes == 8 * each + 4 * bias.numel()
+
+
+def test_labels_that_fit_nothing_are_refused_and_change_nothing() -> None:
+    trace = seen(tokenizer=ByteTokenizer())
+    with pytest.raises(ShapeError, match="got 1 labels; expected one for each of 17 keys"):
+        trace.label(["x"])
+    assert trace[0, 0].key_labels[4] == "c"
+    assert trace.label("a" * T)[0, 0].key_labels[4] == "a"
+
+
+def test_a_model_that_is_seen_in_part_says_so() -> None:
+    model = nn.Sequential(OwnAttention(), nn.TransformerEncoderLayer(C * 2, 2, 8, batch_first=True))
+
+    class Widened(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    with torch.no_grad(), capture(model) as trace:
+        Widened()(torch.randn(1, T, C * 2))
+    assert trace.unseen == {"0": "OwnAttention"}
+    assert repr(trace).endswith("1 attention modules not seen")
+    assert "0 (OwnAttention)" in " ".join(trace.heads().notes)

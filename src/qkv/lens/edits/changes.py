@@ -21,7 +21,7 @@ from qkv.attention.masking import Positions, indices
 from qkv.attention.steps import BiasTiles
 from qkv.attention.tiles import Bias
 from qkv.lens.edits.mixing import strongest
-from qkv.lens.seeing.calls import Call, read_mask
+from qkv.lens.seeing.calls import FAR, Call, forbids, read_mask
 from qkv.lens.seeing.flash import Packed
 from qkv.lens.seeing.masks import Seen, TopLeft
 from qkv.lens.seeing.reckoning import whole_mask
@@ -123,8 +123,8 @@ def _kept(mask: Mask, call: Call) -> Mask:
 def _kept_columns(allowed: Tensor, call: Call) -> Mask:
     """The keys that any query may see by a table."""
     if isinstance(call.bias, Tensor):
-        # Rows of padding that forbid everything by the lowest number allow everything here.
-        allowed = allowed & (call.bias > torch.finfo(call.bias.dtype).min)
+        # Rows of padding that forbid everything by a low number allow everything here.
+        allowed = allowed & (call.bias > -FAR)
     seen = allowed.any(-2, keepdim=True).detach().cpu().numpy()
     return Full() if seen.all() else Given(seen)
 
@@ -156,7 +156,7 @@ def _scaled(bias: Bias, factor: np.ndarray[Any, Any]) -> Bias:
     if not isinstance(bias, Tensor):
         return _ScaledBias(bias, factor)
     same = factor[0] if (factor == factor[0]).all() else None
-    forbidden = bias <= torch.finfo(bias.dtype).min
+    forbidden = forbids(bias)
     if same == 0 and not bool(forbidden.any()):
         return None
     by = torch.tensor(factor if same is None else [same], dtype=bias.dtype, device=bias.device)

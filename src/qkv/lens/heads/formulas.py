@@ -18,8 +18,19 @@ Array: TypeAlias = "np.ndarray[Any, Any]"
 
 # A lift is told over so many queries, ...
 FEWEST_ROWS = 3
-# ... which give all keys but the first so much on average.
-LEAST_LEFT = 0.01
+# ... which give all keys but the first so much on average: of a head that gives more than .9 to
+# the first key, what it does with the rest says little, however neat it is.
+LEAST_LEFT = 0.1
+# A head isn't named after a score that is next to nothing, whatever is set aside.
+LEAST_SCORE = 0.05
+
+LIFT = (
+    "how far from chance (0) to perfect (1) the score is among all keys but the first: "
+    "(m - c) / (l - c) for the mass m on targets, the mass l on keys but the first, and the mass c "
+    "that targets would have of l if it were even; below 0 where it is less than chance; of "
+    "queries that could score and fail among these keys, 3 or more, with .1 of mass left or more "
+    "on average"
+)
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,7 @@ class Score:
         ceiling: what a perfect head scores; None where there is no such thing.
         count: how many queries were eligible, and averaged.
         lift: how far from chance (0) to the ceiling (1) with the first key's mass set aside; None
-            for what is no name, and where too little is left.
+            for what is no name, over fewer than 3 queries, and where less than .1 of mass is left.
         low, high: a 95 % interval of the mean, over the texts of a corpus.
     """
 
@@ -58,6 +69,8 @@ class Formula:
         read: makes it; None where it makes no sense for a head, or no query is eligible.
         chance: how the chance level comes about.
         named: the least lift for which a head bears the score's name; None if it never does.
+        least: the least score for that.
+        lift: how the lift comes about, where there is one.
     """
 
     name: str
@@ -68,6 +81,12 @@ class Formula:
     read: Callable[[Reading, str], Score | None]
     chance: str = "the share of its allowed keys that are targets"
     named: float | None = None
+    least: float = LEAST_SCORE
+    lift: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.named is not None and self.lift is None:
+            object.__setattr__(self, "lift", LIFT)
 
 
 def mass(reading: Reading, name: str) -> Score | None:

@@ -21,13 +21,13 @@ from qkv.lens.heads.reading import Reading, read_head
 if TYPE_CHECKING:
     from qkv.lens.maps import AttentionMap
 
-__all__ = ["FORMULAS", "Formula", "Score", "name_of", "score_head"]
+__all__ = ["FORMULAS", "Formula", "Score", "name_of", "score_head", "strongest"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 # A head is named after a score that is this far from chance (0) to perfect (1), ...
 NAMED_FROM = 0.2
-# ... but called uniform only if it is more uniform than not.
+# ... but called uniform only if it is more uniform than not, with the first key and without.
 UNIFORM_FROM = 0.5
 
 
@@ -86,13 +86,16 @@ FORMULAS: dict[str, Formula] = {
         ),
         Formula(
             "uniform",
-            "overlap with uniform attention, the sum of min(p, 1/n) over the n allowed keys",
+            "overlap with uniform attention, the sum of min(p, 1/n) over the n allowed keys; since "
+            "it asks how near to chance a head is, its chance is its ceiling, 1",
             "1 less the total variation distance",
             CHOICE,
             1.0,
             uniformity,
             chance="1, for uniform attention is what it asks about",
             named=UNIFORM_FROM,
+            least=UNIFORM_FROM,
+            lift="how far from one key alone (0) to all alike (1), among all keys but the first",
         ),
         Formula(
             "retrieval",
@@ -103,6 +106,8 @@ FORMULAS: dict[str, Formula] = {
             copying,
             chance="the share of its allowed keys that hold the next token",
             named=NAMED_FROM,
+            lift="how far from chance (0) to always (1) among all keys but the first, each query "
+            "counted by the mass it gives to these, without those that induction would answer too",
         ),
         Formula(
             "entropy",
@@ -177,21 +182,46 @@ def score_head(
 def name_of(scores: dict[str, Score | None]) -> str:
     """What a head is called: its strongest score above chance, the first key's mass set aside.
 
-    "mixed" where none is far enough above chance, "" where none could be told: too few eligible
-    queries, or all of the weight on the first key.
+    The largest lift decides. It must reach .2, and the score itself .05; to be called uniform both
+    must reach .5. "mixed" where none does, "" where no lift could be told: too few eligible
+    queries, or on average less than .1 of mass on other keys than the first.
 
     >>> name_of({"self": Score(0.9, 0.1, 1.0, 8, lift=0.89), "uniform": None})
     'self'
     """
+    lifts = _lifts(scores)
+    for name, lift in sorted(lifts.items(), key=lambda item: -item[1]):
+        score, formula = scores[name], FORMULAS[name]
+        assert score is not None
+        if formula.named is not None and lift >= formula.named and score.score >= formula.least:
+            return name
+    return "mixed" if lifts else ""
+
+
+def strongest(scores: dict[str, Score | None], role: str) -> tuple[str, float] | None:
+    """The score that a head is called by, or else the one above chance that comes closest.
+
+    Returns:
+        its name and lift; None where no score is above chance, or all of those are next to nothing.
+
+    >>> strongest({"self": Score(0.2, 0.1, 1.0, 8, lift=0.12)}, "mixed")
+    ('self', 0.12)
+    """
+    lifts = _lifts(scores)
+    if role in lifts:
+        return role, lifts[role]
+    # To be somewhat like the uniform average is no trait.
     lifts = {
+        name: lift
+        for name, lift in lifts.items()
+        if lift > 0 and name != "uniform" and scores[name].score >= FORMULAS[name].least  # type: ignore[union-attr]
+    }
+    return max(lifts.items(), key=lambda item: item[1]) if lifts else None
+
+
+def _lifts(scores: dict[str, Score | None]) -> dict[str, float]:
+    return {
         name: score.lift
         for name, score in scores.items()
         if score is not None and score.lift is not None and math.isfinite(score.lift)
     }
-    if not lifts:
-        return ""
-    for name, lift in sorted(lifts.items(), key=lambda item: -item[1]):
-        least = FORMULAS[name].named
-        if least is not None and lift >= least:
-            return name
-    return "mixed"

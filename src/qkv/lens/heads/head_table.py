@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qkv.errors import ConfigError
-from qkv.lens.heads.head_scores import FORMULAS, Formula, Score, name_of, score_head
+from qkv.lens.heads.head_scores import FORMULAS, Formula, Score, name_of, score_head, strongest
 from qkv.lens.heads.layouts import Layout, Layouts
 from qkv.lens.heads.reading import MOST_CELLS
 from qkv.lens.heads.tables import csv_text, data_frame, html_table, number, plain_table, write_text
@@ -23,6 +23,12 @@ __all__ = ["HeadRow", "HeadTable", "score_heads"]
 
 # A table says so many heads when it is shown without being asked to print itself.
 SHOWN_HEADS = 40
+# What a head can be called: `name_of` tells when.
+ROLES = (*(name for name, formula in FORMULAS.items() if formula.named is not None), "mixed", "")
+LEGEND = (
+    "lift: the role's score from chance (0) to perfect (1), the first token's mass set aside; "
+    "chance: what even attention scores on the same queries"
+)
 
 
 @dataclass(frozen=True)
@@ -43,14 +49,29 @@ class HeadRow:
         """The score of a column."""
         return self.scores[_column(name)]
 
+    @property
+    def strongest(self) -> tuple[str, float] | None:
+        """The score it is called by, or comes closest to being called by, and that score's lift.
+
+        None where no score is above chance.
+        """
+        return strongest(self.scores, self.role)
+
+    @property
+    def lift(self) -> float | None:
+        """How far its role's score is from chance (0) to perfect (1); None for a head without."""
+        found = self.strongest
+        return found[1] if found is not None and found[0] == self.role else None
+
     def record(self) -> dict[str, Any]:
         """The row as one flat dictionary, as in a CSV file."""
         found: dict[str, Any] = {
-            "name": self.name, "layer": self.layer, "head": self.head, "role": self.role
+            "name": self.name, "layer": self.layer, "head": self.head, "role": self.role,
+            "lift": self.lift,
         }  # fmt: skip
         for name, score in self.scores.items():
             found[name] = None if score is None else score.score
-            for part in ("chance", "count", "low", "high"):
+            for part in ("chance", "lift", "count", "low", "high"):
                 found[f"{name}_{part}"] = None if score is None else getattr(score, part)
         return found
 
@@ -96,18 +117,24 @@ class HeadTable:
         )
 
     def sort(self, by: str, *, ascending: bool = False) -> HeadTable:
-        """The table by one score, the largest first unless `ascending`; heads without it last.
+        """The table by one score, or by "lift", the largest first; heads without it come last.
+
+        Args:
+            by: a column.
+            ascending: the smallest first.
 
         Raises:
             ConfigError: where there is no such column.
         """
-        _column(by)
+        if by != "lift":
+            _column(by)
 
         def key(row: HeadRow) -> tuple[bool, float]:
-            score = row.scores[by]
-            if score is None:
+            score = None if by == "lift" else row.scores[by]
+            value = row.lift if score is None else score.score
+            if value is None or (score is None and by != "lift"):
                 return True, 0.0
-            return False, score.score if ascending else -score.score
+            return False, value if ascending else -value
 
         return replace(self, rows=tuple(sorted(self.rows, key=key)))
 
@@ -121,18 +148,28 @@ class HeadTable:
         return replace(table, rows=table.rows[: max(0, n)])
 
     def filter(
-        self, wanted: Callable[[HeadRow], bool] | None = None, *, role: str | None = None
+        self, wanted: Callable[[HeadRow], bool] | str | None = None, *, role: str | None = None
     ) -> HeadTable:
-        """The heads that a function wants, or that bear a role such as "induction"."""
+        """The heads that a function wants, or that bear a role such as "induction".
+
+        Raises:
+            ConfigError: where there is no such role.
+        """
+        if isinstance(wanted, str):
+            wanted, role = None, wanted
+        if role is not None and role not in ROLES:
+            known = ", ".join(repr(name) for name in ROLES)
+            way = f"order by that column with sort({role!r})" if role in FORMULAS else "choose one"
+            raise ConfigError(f"the role {role!r}", f"one of {known}", way)
         rows = (row for row in self.rows if role is None or row.role == role)
         return replace(self, rows=tuple(row for row in rows if wanted is None or wanted(row)))
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain dictionaries, lists, strings and numbers."""
-        told = ("name", "definition", "source", "eligible", "chance", "ceiling")
+        told = ("name", "definition", "source", "eligible", "chance", "ceiling", "lift")
         return {
             "columns": [{key: getattr(f, key) for key in told} for f in self.columns.values()],
-            "heads": [asdict(row) for row in self.rows],
+            "heads": [{**asdict(row), "lift": row.lift} for row in self.rows],
             "notes": list(self.notes),
         }
 
@@ -167,15 +204,15 @@ class HeadTable:
         return self._text(SHOWN_HEADS)
 
     def _text(self, most: int) -> str:
-        head, rows = ["head", "role", *self.columns], self._cells(most)
+        head, rows = ["head", "role", "lift", *self.columns], self._cells(most)
         lines = [plain_table(head, [*rows, *self._feet()], left=2)]
         if len(self.rows) > most:
             lines.append(f"and {len(self.rows) - most} more heads: print() shows them all")
-        return "\n".join([*lines, *self.notes])
+        return "\n".join([*lines, LEGEND, *self.notes])
 
     def _cells(self, most: int) -> list[list[str]]:
         return [
-            [row.name, row.role]
+            [row.name, row.role or "–", number(row.lift)]
             + [number(None if score is None else score.score) for score in row.scores.values()]
             for row in self.rows[:most]
         ]
@@ -191,14 +228,15 @@ class HeadTable:
                 strict=True,
             ):
                 line.append(said.pop() if len(said) == 1 else "varies" if said else "·")
-        return [["chance", "", *chance[0]], ["queries", "", *chance[1]]] if self.rows else []
+        return [["chance", "", "", *chance[0]], ["queries", "", "", *chance[1]]] if self.rows else []
 
     def _repr_html_(self) -> str:
         titles = ["", "its strongest score above chance, the first key's mass set aside"]
+        titles.append("how far that score is from chance (0) to perfect (1), likewise")
         titles += [f"{f.definition} ({f.source})" for f in self.columns.values()]
         rows = [*self._cells(len(self.rows)), *self._feet()]
         caption = "; ".join([f"{len(self.rows)} heads, each score against chance", *self.notes])
-        return html_table(caption, ["head", "role", *self.columns], rows, titles)
+        return html_table(f"{caption}; {LEGEND}", ["head", "role", "lift", *self.columns], rows, titles)
 
 
 def _column(name: str) -> str:

@@ -119,7 +119,8 @@ class Layout:
         if head.query_ids is not None and head.key_ids is not None:
             # Tokens that equal this one, earlier; and the ones that came after those.
             for name, shift in (("duplicate", 0), ("induction", 1)):
-                *pairs, sampled = self._earlier(head.query_ids, places, shift)
+                # The token itself is no target, though it may have come after its like.
+                *pairs, sampled = self._earlier(head.query_ids, places - shift, shift)
                 found[name] = self._targets(*pairs, sampled=sampled)
         if self.next_ids is not None:
             *pairs, sampled = self._earlier(self.next_ids, places + 1, 0)

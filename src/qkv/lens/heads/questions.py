@@ -102,7 +102,13 @@ class Ranking:
 
     def _cells(self, most: int) -> list[list[str]]:
         return [
-            [head.name, number(head.weight), number(head.chance), number(head.output_norm)]
+            [
+                head.name,
+                number(head.weight, 3),
+                # To have no chance is no small chance.
+                number(head.chance, 3) if head.chance else "masked",
+                number(head.output_norm, 3),
+            ]
             for head in self.heads[:most]
         ]
 
@@ -125,7 +131,12 @@ class Ranking:
             f"from token {self.query} to token {self.key}",
             ["head", "weight", "chance", "output norm"],
             self._cells(len(self.heads)),
-            ["", "what the query gives to the key", "1/n for n allowed keys", "‖weight · v W_O‖"],
+            [
+                "",
+                "what the query gives to the key",
+                "1/n for n allowed keys; masked where this is none of them",
+                "‖weight · v W_O‖",
+            ],
         )
 
 

@@ -81,6 +81,12 @@ def rollout(
 
 def _layers(trace: Trace) -> list[list[AttentionMap]]:
     """The maps of each layer; their queries are all of one text, in order."""
+    if trace.partial:
+        raise QkvError(
+            f"a trace of chosen {trace.partial}",
+            "every head of every layer, which rollout mixes",
+            "capture without layers=, heads= and rows=",
+        )
     layers: list[list[AttentionMap]] = []
     for site in trace.sites():
         heads = [trace[site.index, head] for head in site.heads]

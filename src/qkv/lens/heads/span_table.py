@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -73,12 +73,44 @@ class SpanTable:
         Raises:
             ConfigError: where there is no such span.
         """
-        for name, names in ((start, self.asking), (end, self.names)):
-            if name not in names:
-                raise ConfigError(f"the span {name!r}", f"one of {', '.join(names)}", "choose one")
-        at = (slice(None), self.asking.index(start), self.names.index(end))
+        at = (slice(None), self._place(start, self.asking), self._place(end, self.names))
         rows = zip(self.heads, self.mass[at].tolist(), self.chance[at].tolist(), strict=True)
         return sorted((row for row in rows if row[1] == row[1]), key=lambda row: -row[1])
+
+    def top(self, n: int, start: str | None = None, end: str | None = None) -> SpanTable:
+        """The n heads whose mass is the farthest above chance, the farthest first.
+
+        Args:
+            n: how many.
+            start: only mass from this span; from any unless given.
+            end: only mass to this span; to any unless given.
+
+        Raises:
+            ConfigError: where there is no such span.
+        """
+        rows, cols = slice(None), slice(None)
+        if start is not None:
+            at = self._place(start, self.asking)
+            rows = slice(at, at + 1)
+        if end is not None:
+            at = self._place(end, self.names)
+            cols = slice(at, at + 1)
+        above = (self.mass - self.chance)[:, rows, cols].reshape(len(self.heads), -1)
+        # A span without queries says nothing of a head.
+        farthest = np.where(np.isnan(above), -np.inf, above).max(axis=1, initial=-np.inf)
+        order = np.argsort(-farthest, kind="stable")[: max(0, n)]
+        return replace(
+            self,
+            heads=tuple(self.heads[place] for place in order),
+            mass=self.mass[order],
+            chance=self.chance[order],
+            counts=self.counts[order],
+        )
+
+    def _place(self, name: str, names: tuple[str, ...]) -> int:
+        if name not in names:
+            raise ConfigError(f"the span {name!r}", f"one of {', '.join(names)}", "choose one")
+        return names.index(name)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """Every head, span and span, as in a CSV file; None where a span has no query."""

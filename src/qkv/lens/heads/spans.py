@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -36,8 +36,9 @@ def spans(trace: Trace, spans: SpansLike) -> SpanTable:
 
     Args:
         trace: of one sequence.
-        spans: names with (start, stop) in tokens, padding not counted; or "line", "sentence", or a
-            regular expression over the text of the tokens.
+        spans: names with (start, stop) in tokens, padding not counted; or such pairs alone, which
+            are named after their bounds, "0–10"; or "line", "sentence", or a regular expression
+            over the text of the tokens.
 
     Layers across texts are left out and listed.
 
@@ -63,7 +64,7 @@ def spans(trace: Trace, spans: SpansLike) -> SpanTable:
             "ask trace[layer, head] for tiles of cross-attention",
         )
     whole, tokens = text.sites[-1], text.tokens
-    given = isinstance(spans, Mapping)
+    given = not isinstance(spans, str | re.Pattern)
     texts = () if given else trace[whole.index, whole.heads[0]].key_labels
     ranges = read_spans(spans, texts, tokens)
     if len(ranges) > MOST_SPANS:

@@ -17,14 +17,23 @@ from qkv.lens.cells import brief
 __all__ = ["csv_text", "data_frame", "html_table", "number", "plain_table", "write_text"]
 
 
-def number(value: float | None) -> str:
+def number(value: float | None, digits: int = 2) -> str:
     """A number of a table in few digits; a dot where there is none.
 
-    >>> number(0.5), number(1234.6), number(None), number(-3.25)
-    ('.50', '1,235', '·', '-3.25')
+    Args:
+        value: the number.
+        digits: after the point, of numbers below 100.
+
+    >>> number(0.5), number(1234.6), number(None), number(-3.25), number(0.0304, 3)
+    ('.50', '1,235', '·', '-3.25', '.030')
     """
     if value is None or not math.isfinite(value):
         return "·"
+    if digits != 2 and 10.0**-digits <= abs(value) < 100:
+        # What is not quite 1 must not read as if it were.
+        cut = f"{value:.{digits}f}"
+        whole = float(cut) == 1 and value < 1 - 1e-6
+        return f">.{'9' * digits}" if whole else cut.removeprefix("0")
     return f"{value:,.0f}" if abs(value) >= 100 else brief(value).replace("over ", ">")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
+from operator import index
 from typing import TypeAlias
 
 from qkv.errors import ConfigError, TextError
@@ -12,8 +14,9 @@ from qkv.lens.cells import GLYPHS, visible
 
 __all__ = ["SpansLike", "read_spans"]
 
-# Names with (start, stop), or a way to find spans in the text.
-SpansLike: TypeAlias = "Mapping[str, tuple[int, int] | range | slice] | str | re.Pattern[str]"
+# From where to where in tokens, and names with that, or a way to find spans in the text.
+SpanLike: TypeAlias = "tuple[int, int] | range | slice"
+SpansLike: TypeAlias = "Mapping[str, SpanLike] | Iterable[SpanLike] | str | re.Pattern[str]"
 
 # What ends a sentence: a stop before white space, one of Chinese or Japanese, or an empty line.
 SENTENCE_END = re.compile(r"[.!?…]+[\"'”’)\]]*\s+|[。！？]+[”’」』）]*\s*|\n\s*\n")
@@ -25,8 +28,9 @@ def read_spans(spans: SpansLike, texts: Sequence[str], tokens: int) -> dict[str,
     """Spans as ranges of tokens, in the order of the text.
 
     Args:
-        spans: names with (start, stop), ranges or slices, in tokens; or "line", "sentence", or a
-            regular expression, whose matches are the spans.
+        spans: names with (start, stop), ranges or slices, in tokens; or these alone, named after
+            their bounds; or "line", "sentence", or a regular expression, whose matches are the
+            spans.
         texts: the tokens' text; needed only to look for spans. A token belongs to the line or
             sentence in which its first visible character stands, and to a match that it overlaps.
         tokens: how many tokens there are.
@@ -39,9 +43,16 @@ def read_spans(spans: SpansLike, texts: Sequence[str], tokens: int) -> dict[str,
     {'line 1': range(0, 3), 'line 2': range(3, 4)}
     >>> read_spans("b.", ["to", " be", "\\n", "or"], 4)
     {'be': range(1, 2)}
+    >>> read_spans([(0, 3), (3, 4)], [], 4)
+    {'0–3': range(0, 3), '3–4': range(3, 4)}
     """
     if isinstance(spans, Mapping):
         return _checked({name: _range(name, given, tokens) for name, given in spans.items()})
+    if not isinstance(spans, str | re.Pattern):
+        if isinstance(spans, range | slice) or not isinstance(spans, Iterable):
+            raise _unreadable(spans)
+        ranges = [_range("", given, tokens) for given in spans]
+        return _checked([(f"{span.start}–{span.stop}", span) for span in ranges])
     if not texts:
         raise TextError(
             "tokens without text",
@@ -55,26 +66,39 @@ def read_spans(spans: SpansLike, texts: Sequence[str], tokens: int) -> dict[str,
     return _by_matches(texts, spans)
 
 
-def _range(name: str, given: tuple[int, int] | range | slice, tokens: int) -> range:
+def _unreadable(given: object) -> ConfigError:
+    return ConfigError(
+        f"spans of {reprlib.repr(given)}",
+        "names with (start, stop), a list of these, 'line', 'sentence' or a regular expression",
+        'give {"system": (0, 412)} or [(0, 412), (412, 500)]',
+    )
+
+
+def _range(name: str, given: SpanLike, tokens: int) -> range:
     if isinstance(given, slice):
         given = range(*given.indices(tokens))
     if isinstance(given, range):
         start, stop, step = given.start, given.stop, given.step
     else:
-        (start, stop), step = given, 1
+        try:
+            start, stop = map(index, given)
+        except (TypeError, ValueError):
+            raise _unreadable({name: given} if name else given) from None
+        step = 1
     if step != 1 or not 0 <= start < stop <= tokens:
         raise ConfigError(
-            f"the span {name!r} of tokens {start} to {stop}",
+            f"the span {name!r} of tokens {start} to {stop}".replace(" ''", ""),
             f"a start from 0, and a stop above it and up to {tokens}",
             "give (start, stop) in tokens, the stop not included",
         )
     return range(start, stop)
 
 
-def _checked(spans: dict[str, range]) -> dict[str, range]:
+def _checked(spans: Mapping[str, range] | list[tuple[str, range]]) -> dict[str, range]:
     if not spans:
         raise ConfigError("no span", "one or more", 'give names: {"system": (0, 412)}')
-    ordered = sorted(spans.items(), key=lambda item: item[1].start)
+    pairs = spans.items() if isinstance(spans, Mapping) else spans
+    ordered = sorted(pairs, key=lambda item: item[1].start)
     for (one, first), (other, second) in pairwise(ordered):
         if second.start < first.stop:
             raise ConfigError(

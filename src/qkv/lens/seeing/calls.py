@@ -24,7 +24,11 @@ from qkv.attention.kernels import kernel_with_lse
 from qkv.attention.tiles import Bias
 from qkv.lens.seeing.masks import TopLeft
 
-__all__ = ["Call", "ScoreMod", "read"]
+__all__ = ["FAR", "Call", "ScoreMod", "forbids", "read", "read_mask"]
+
+# A number so far below the others of its row leaves a weight of exactly 0, even in fp64 beside
+# scores of some thousands.
+FAR = 9_999.0
 
 # score_mod(scores, sequence, head, rows, cols): a tile of scaled scores, bent in any way.
 ScoreMod: TypeAlias = Callable[[Tensor, int, int, Tensor, Tensor], Tensor]
@@ -109,14 +113,20 @@ def _read_attend(
     sizes = q.shape[2], k.shape[2]  # not q and k themselves, which `again` would keep alive
 
     def again(queries: Tensor, keys: Tensor, values: Tensor, biased: bool) -> Tensor:
-        added = bias if biased else _levelled(bias, *sizes)
-        return cast("Tensor", attend(queries, keys, values, **{**options, "bias": added}))
+        term = bias if biased else _levelled(bias, *sizes)
+        return cast("Tensor", attend(queries, keys, values, **{**options, "bias": term}))
 
     def with_lse() -> tuple[Any, Tensor | None]:
         mixed, lse = attend(q, k, v, **options, return_lse=True)
         return ((mixed, lse) if return_lse else mixed), lse
 
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    allowed = None if table is None else _four_axes(table, 4)
+    added = bias
+    if isinstance(bias, Tensor):
+        seen, added = read_mask(_four_axes(bias, 4))
+        if seen is not None:
+            allowed = seen if allowed is None else allowed & seen
     return Call(
         q=q,
         k=k,
@@ -125,8 +135,8 @@ def _read_attend(
         # Of an edited call the lse is nobody's: what it would mean has changed.
         finish=lambda mixed: (mixed, None) if return_lse else mixed,
         mask=Full() if table is not None else as_mask(mask),
-        allowed=None if table is None else _four_axes(table, 4),
-        bias=_four_axes(bias, 4) if isinstance(bias, Tensor) else bias,
+        allowed=allowed,
+        bias=added,
         scale=q.shape[-1] ** -0.5 if scale is None else float(scale),
         softcap=softcap,
         # With a gradient, or below fp32, a lse would take the call another way.
@@ -270,7 +280,7 @@ def _levelled(bias: Any, queries: int, keys: int) -> Any:
         tile = bias.tile(range(queries), range(keys), queries=queries, keys=keys)
         bias = torch.tensor(tile)
     # Times 0 and not just 0: what is not a number stays none.
-    return torch.where(bias <= torch.finfo(bias.dtype).min, bias, bias * 0)
+    return torch.where(forbids(bias), bias, bias * 0)
 
 
 def _four_axes(x: Tensor, axes: int | None = None) -> Tensor:
@@ -285,15 +295,24 @@ def _four_axes(x: Tensor, axes: int | None = None) -> Tensor:
     return x if axes == 4 else x.flatten(0, axes - 4)
 
 
+def forbids(bias: Float[Tensor, "*B Q K"]) -> Bool[Tensor, "*B Q K"]:
+    """Where what is added to scores forbids: -inf, and what lies FAR below the rest of its row.
+
+    Models write -1e4, -1e9 or the lowest number of the type; no score makes up for it, so the
+    weight is exactly 0. A row that is low all over forbids nothing: only differences count.
+    """
+    return (bias == -torch.inf) | (bias.amax(-1, keepdim=True) - bias >= FAR)
+
+
 def read_mask(mask: Tensor) -> tuple[Tensor | None, Tensor | None]:
     """What a mask of torch allows, and what it adds to scores; None where that is all, or just 0.
 
-    A number as low as the type can hold means "forbidden" as -inf does, wherever the row allows
-    something else: its weight is exactly 0.
+    >>> allowed, bias = read_mask(torch.tensor([[0.0, -1e9], [1.0, 2.0]]))
+    >>> allowed.tolist(), bias.tolist()
+    ([[True, False], [True, True]], [[0.0, 0.0], [1.0, 2.0]])
     """
     if mask.dtype is torch.bool:
         return mask, None
-    low = mask <= torch.finfo(mask.dtype).min
-    forbidden = (mask == -torch.inf) | (low & ~low.all(-1, keepdim=True))
+    forbidden = forbids(mask)
     bias = mask.masked_fill(forbidden, 0.0)
     return ~forbidden if bool(forbidden.any()) else None, bias if bool(bias.any()) else None

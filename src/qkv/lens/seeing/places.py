@@ -8,6 +8,7 @@ of its own.
 from __future__ import annotations
 
 import re
+import threading
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -21,7 +22,7 @@ from torch.nn.modules.module import (
 __all__ = ["Place", "Places"]
 
 LOOKS_LIKE_ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
-SAYS_ACROSS = re.compile(r"cross|enc_?dec|encoder_attn", re.IGNORECASE)
+SAYS_ACROSS = re.compile(r"cross_?att|enc_?dec_?att|encoder_att", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,11 @@ class Places:
     _layers: dict[Any, int] = field(default_factory=dict)
     _names: dict[nn.Module, dict[nn.Module, str]] = field(default_factory=dict)
     _handles: list[Any] = field(default_factory=list)
+    _thread: int = 0
 
     def __enter__(self) -> Places:
+        # Hooks are called in every thread; another thread's modules are none of ours.
+        self._thread = threading.get_ident()
         self._handles = [
             register_module_forward_pre_hook(self._enter),
             register_module_forward_hook(self._leave, always_call=True),
@@ -98,7 +102,7 @@ class Places:
         here.own += 1
         name = self.name(here.module)
         layer = self._number((here.module, turn))
-        across = across or SAYS_ACROSS.search(name) is not None
+        across = across or SAYS_ACROSS.search(".".join(name.split(".")[-2:])) is not None
         return Place(layer, f"{name}#{turn}" if turn else name, here.module, across)
 
     def forget(self, place: Place) -> None:
@@ -128,12 +132,16 @@ class Places:
         return self._layers.setdefault(key, len(self._layers))
 
     def _enter(self, module: nn.Module, _: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
         if _says_attention(module):
             for running in self._running:
                 running.finer = True
         self._running.append(_Running(module))
 
     def _leave(self, module: nn.Module, _: Any, __: Any) -> None:
+        if threading.get_ident() != self._thread:
+            return
         # After an exception the inner ones may have left without a word.
         while self._running:
             running = self._running.pop()

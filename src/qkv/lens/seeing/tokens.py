@@ -47,10 +47,10 @@ class Lookups:
         """An attention call was made: the next lookup may be of tokens again."""
         self._fresh, self._doubtful = True, False
 
-    def last(self, tokens: int, sequences: int) -> Array | None:
-        """The newest ids (B, T) of so many tokens."""
+    def last(self, tokens: int, sequences: int, but: Array | None = None) -> Array | None:
+        """The newest ids (B, T) of so many tokens, but for those of another text."""
         for rows in reversed(self._found):
-            if rows.shape[1] == tokens and rows.shape[0] in (1, sequences):
+            if rows is not but and rows.shape[1] == tokens and rows.shape[0] in (1, sequences):
                 return rows
         return None
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import inspect
 import sys
+import threading
 import types
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, cast
 
@@ -37,8 +39,12 @@ from qkv.lens.seeing.places import Place, Places
 
 __all__ = ["Watcher", "alone", "innermost", "unhanded", "watching", "without_onlookers"]
 
-# The watchers that are on, the innermost last: `record` hands calls to them.
-_ON: list[Watcher] = []
+# The watchers that are on in this thread, the innermost last: `record` hands calls to them.
+_ON: ContextVar[tuple[Watcher, ...]] = ContextVar("qkv_watchers", default=())
+# The interface of transformers is changed once for all watchers of all threads, and put back when
+# the last of them is off: what it was stands here once for each that is on.
+_CHANGING = threading.Lock()
+_BEFORE: list[Any] = []
 
 
 class Watcher(TorchFunctionMode):
@@ -109,7 +115,7 @@ class Watcher(TorchFunctionMode):
     ) -> Any:
         wanted = inspect.signature(func).bind(*args, **kwargs)
         wanted.apply_defaults()
-        self.places.across = wanted.arguments["query"] is not wanted.arguments["key"]
+        self.places.across = not _same(wanted.arguments["query"], wanted.arguments["key"])
         if not wanted.arguments["need_weights"]:
             with self:
                 return unhanded(func)(*args, **kwargs)
@@ -132,6 +138,14 @@ class Watcher(TorchFunctionMode):
             for mode in further:
                 _push(mode)
         return returned
+
+
+def _same(query: Tensor, key: Tensor) -> bool:
+    """Whether keys are made of what queries are made of, be it of a copy."""
+    if query is key:
+        return True
+    with torch._C.DisableTorchFunction():
+        return query.shape == key.shape and torch.equal(query, key)
 
 
 def _popped() -> list[TorchFunctionMode]:
@@ -187,15 +201,14 @@ def watching(watcher: Watcher) -> Iterator[None]:
                 warnings.filterwarnings("ignore", start)
         stack.enter_context(watcher.places)
         stack.enter_context(_eager_functions())
-        _ON.append(watcher)
-        stack.callback(_ON.remove, watcher)
+        stack.callback(_ON.reset, _ON.set((*_ON.get(), watcher)))
         stack.enter_context(watcher)
         yield
 
 
 def innermost() -> Watcher | None:
     """The watcher that was turned on last, of those that only look on."""
-    return next((watcher for watcher in reversed(_ON) if not watcher.changes), None)
+    return next((watcher for watcher in reversed(_ON.get()) if not watcher.changes), None)
 
 
 def alone() -> bool:
@@ -212,21 +225,26 @@ def _eager_functions() -> Iterator[None]:
     """
     modeling = sys.modules.get("transformers.modeling_utils")
     interface = getattr(modeling, "AttentionInterface", None)
-    original = getattr(interface, "get_interface", None)
+    original: Any = getattr(interface, "get_interface", None)
     if interface is None or original is None:
         yield
         return
 
     def get_interface(self: Any, implementation: Any, default: Callable[..., Any]) -> Any:
         chosen = original(self, implementation, default)
-        # A watcher further out has wrapped it already: then it isn't the default any more.
         return partial(_eager, chosen) if chosen is default else chosen
 
-    interface.get_interface = get_interface
+    with _CHANGING:
+        _BEFORE.append(_BEFORE[0] if _BEFORE else original)
+        original = _BEFORE[0]
+        interface.get_interface = get_interface
     try:
         yield
     finally:
-        interface.get_interface = original
+        with _CHANGING:
+            before = _BEFORE.pop()
+            if not _BEFORE:
+                interface.get_interface = before
 
 
 def _eager(func: Callable[..., Any], module: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Mapping, Sequence
+from numbers import Integral
 
 from qkv.errors import QkvError
 from qkv.lens.traces.sites import Site
@@ -19,18 +20,19 @@ class Addressed:
         self._sequence: int | None = None
         self._call: int | None = None
         self._ended = False
-        self._wanted: Any = None
+        # What was chosen when it was captured, such as "layers, heads"; "" where all is here.
+        self.partial = ""
         self._unseen: dict[str, str] = {}
 
     def end(
         self,
         calls: Mapping[int, Sequence[Site]],
         unseen: Mapping[str, str],
-        layers: Iterable[int | str] | None = None,
+        partial: str = "",
     ) -> None:
         """Takes what was seen; to be called once, when the capture has ended."""
         self._calls = {layer: tuple(sites) for layer, sites in calls.items()}
-        self._unseen, self._wanted = dict(unseen), layers
+        self._unseen, self.partial = dict(unseen), partial
         self._ended = True
 
     def __len__(self) -> int:
@@ -45,9 +47,6 @@ class Addressed:
             )
         if self._calls:
             return
-        if self._wanted is not None:
-            named = ", ".join(map(str, sorted(self._wanted, key=str)))
-            raise QkvError(f"no layer {named}", "layers of this model", "capture without layers=")
         own = ""
         if self._unseen:
             name, kind = next(iter(self._unseen.items()))
@@ -57,6 +56,18 @@ class Addressed:
             "scaled_dot_product_attention, flex_attention, nn.MultiheadAttention or qkv.attend",
             "run the model inside the `with`; a model with a softmax of its own can call "
             "qkv.record(q, k) beside it",
+        )
+
+    def _named(self, at: object) -> tuple[int | str, int]:
+        """A layer and a head, of `[3, 7]` or `["L3H7"]`."""
+        if isinstance(at, str) and (found := re.fullmatch(r"L(\d+)H(\d+)", at)):
+            return int(found[1]), int(found[2])
+        if isinstance(at, tuple) and len(at) == 2:
+            layer, head = at
+            if isinstance(layer, (Integral, str)) and isinstance(head, Integral):
+                return layer if isinstance(layer, str) else int(layer), int(head)
+        raise QkvError(
+            f"trace[{at!r}]", "a layer and a head, as trace[3, 7] or trace['L3H7']", "name both"
         )
 
     def _number(self, layer: int | str) -> int:
@@ -100,4 +111,12 @@ class Addressed:
                 "one sequence",
                 f"choose one: trace.sequence(1){at}, from 0 to {site.B - 1}",
             )
-        return min(self._sequence or 0, site.B - 1)
+        # One sequence may stand for all, as an image does for each text that looks at it.
+        sequence = 0 if site.B == 1 else self._sequence or 0
+        if sequence >= site.B:
+            raise QkvError(
+                f"sequence {sequence} of layer {site.index}",
+                f"0 to {site.B - 1}",
+                "this layer has a smaller batch: choose another sequence",
+            )
+        return sequence

@@ -17,29 +17,21 @@ from torch import Tensor, nn
 
 from qkv.attention import as_mask
 from qkv.attention.fused import attend
-from qkv.errors import ConfigError, QkvError, ResourceError
+from qkv.errors import ConfigError, ResourceError
 from qkv.lens.seeing.calls import Call
 from qkv.lens.seeing.masks import TopLeft
 from qkv.lens.seeing.places import Place
 from qkv.lens.seeing.tokens import Lookups
 from qkv.lens.seeing.watching import Watcher, alone, innermost, watching
+from qkv.lens.traces.choosing import Chosen, choose
 from qkv.lens.traces.memory import free_bytes, sized
 from qkv.lens.traces.padding import Tables
-from qkv.lens.traces.recording import Chosen, Layer
+from qkv.lens.traces.recording import Layer
 from qkv.lens.traces.stitching import grouped, trimmed, unfolded
-from qkv.lens.traces.storing import in_folder
 from qkv.lens.traces.trace import Trace
 
 __all__ = ["capture", "record"]
 
-DTYPES = {
-    "fp32": torch.float32,
-    "float32": torch.float32,
-    "fp16": torch.float16,
-    "float16": torch.float16,
-    "bf16": torch.bfloat16,
-    "bfloat16": torch.bfloat16,
-}
 # A capture that will hold more than this says so before it goes on.
 LARGE = 10**9
 
@@ -52,6 +44,8 @@ class _Recorder(Watcher):
         self.chosen, self.on_disk = chosen, on_disk
         # The calls of each layer, the newest last; a step of a cache joins the one before.
         self.layers: dict[int, list[Layer]] = {}
+        # Each layer that was met, stored or not: its name, heads and queries.
+        self.met: dict[int, tuple[str, int, int]] = {}
         self._tables = Tables()
         self._lookups = Lookups()
         self._bytes = 0
@@ -61,9 +55,11 @@ class _Recorder(Watcher):
 
     def attended(self, call: Call, place: Place) -> Any:
         self._lookups.attended()
+        self.met[place.layer] = (place.name, call.q.shape[1], call.q.shape[2])
         joins = self._joins(call) if place.module is None else None
         if joins is not None:
             self.places.forget(place)
+            self.met.pop(place.layer)
             place = joins.place
         if not self.chosen.stores(place):
             return call.run()
@@ -78,6 +74,29 @@ class _Recorder(Watcher):
             if self.chosen.values and layer.w_o is None:
                 self._awaiting = layer, _first_row(result, call)
         return result
+
+    def require_chosen(self) -> None:
+        """Raises a ConfigError for a layer, head or row that was asked for and never came."""
+        if not self.met:
+            return
+        names = {name for name, _, _ in self.met.values()}
+        chosen = self.chosen
+        for layer in sorted(chosen.layers or (), key=str):
+            if layer not in self.met and layer not in names:
+                raise ConfigError(
+                    f"layers={[layer]}",
+                    f"0 to {max(self.met)}, or a name such as {sorted(names)[0]!r}",
+                    "count layers from 0, in order of first use",
+                )
+        most = max(heads for _, heads, _ in self.met.values())
+        for head in chosen.heads or ():
+            if head >= most:
+                raise ConfigError(f"heads={[head]}", f"0 to {most - 1}", "count heads from 0")
+        asked = max((layer.queries for found in self.layers.values() for layer in found), default=0)
+        if not isinstance(chosen.rows, slice) and chosen.rows is not None:
+            for row in chosen.rows:
+                if row >= asked > 0:
+                    raise ConfigError(f"rows={[row]}", f"0 to {asked - 1}", "count rows from 0")
 
     def looked_up(self, ids: Tensor) -> None:
         self._lookups.see(ids)
@@ -114,7 +133,8 @@ class _Recorder(Watcher):
             if Q < K and not newest.cross and not isinstance(call.mask, TopLeft):
                 newest.notes.append(f"its first {K - Q} keys go on from no call that was seen")
         ids = self._lookups.last(Q, B)
-        newest.add(call, lse, start or 0, (ids, self._lookups.last(K, B)))
+        keys = self._lookups.last(K, B, but=ids if newest.cross else None)
+        newest.add(call, lse, start or 0, (ids, keys))
         return newest
 
     def _check_memory(self, call: Call, place: Place) -> None:
@@ -193,20 +213,22 @@ def capture(
             `decode`.
         layers: numbers or qualified names of layers to store; None is all.
         heads: numbers of heads to store.
-        rows: queries to store, as a slice or places from 0.
+        rows: queries to store, as a slice or places from 0. A map then counts them anew from 0;
+            `map.places` says where they stand.
         dtype: "fp32", "fp16" or "bf16" to store q and k in; as they are unless given. lse is fp32,
             and that of the q and k that are stored.
-        to: a folder to keep them in, mapped into memory, for what memory can't hold.
+        to: a folder to keep them in, mapped into memory, for what memory can't hold. The disk is
+            free again when the trace goes; `trace.save` keeps it.
         values: whether to store v too, and W_O where it can be seen.
 
     Yields:
         a trace, to be read after the `with`. It holds copies of q, k and fp32 lse, memory linear in
         the number of tokens. The model, its mode, gradients, hooks and random state stay as they
         were, after an exception too. With dropout on the weights are those before it. What was
-        compiled runs eagerly within.
+        compiled runs eagerly within, in every thread; calls of other threads aren't seen.
 
     Raises:
-        ConfigError: where dtype is no such type, or nothing is chosen.
+        ConfigError: where dtype is no such type, nothing is chosen, or what was chosen never came.
         ResourceError: when it would hold more than half of the free memory; the pass is stopped.
         QkvError: when the trace is read too early, or nothing was seen.
 
@@ -216,14 +238,7 @@ def capture(
     >>> trace[0, 1].name, trace[0, 1].row(1).round(6).tolist()
     ('L0H1', [0.5, 0.5, 0.0, 0.0, 0.0])
     """
-    chosen = Chosen(
-        layers=None if layers is None else frozenset(_listed("layers", layers)),
-        heads=None if heads is None else tuple(sorted(set(_listed("heads", heads)))),
-        rows=rows,
-        dtype=_kind(dtype),
-        values=values,
-        keep=torch.clone if to is None else in_folder(to),
-    )
+    chosen = choose(layers=layers, heads=heads, rows=rows, dtype=dtype, to=to, values=values)
     trace = Trace(tokenizer=tokenizer)
     recorder = _Recorder(model, chosen, on_disk=to is not None)
     try:
@@ -234,7 +249,8 @@ def capture(
             (layer, [one.site(layer) for one in found])
             for layer, found in sorted(recorder.layers.items())
         ]
-        trace.end(dict(calls), recorder.places.unseen, chosen.layers)
+        trace.end(dict(calls), recorder.places.unseen, chosen.partial)
+    recorder.require_chosen()
 
 
 def record(
@@ -286,21 +302,3 @@ def record(
             run_with_lse=lambda: (mixed, lse),
         )
         watcher.attended(call, watcher.places.next())
-
-
-def _kind(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    kind = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if dtype is not None and kind not in DTYPES.values():
-        raise ConfigError(f"dtype {dtype!r}", "fp32, fp16 or bf16", "choose one")
-    return kind
-
-
-def _listed(what: str, wanted: Iterable[Any]) -> list[Any]:
-    if isinstance(wanted, (str, int)):
-        wanted = [wanted]
-    found = list(wanted)
-    if not found:
-        raise ConfigError(f"{what}=[]", f"some {what}, or None for all", f"name {what}")
-    if any(isinstance(one, int) and one < 0 for one in found):
-        raise QkvError(f"{what} {found}", "numbers from 0", f"count {what} from 0")
-    return found

@@ -21,30 +21,29 @@ from qkv.lens.traces.stitching import Part
 __all__ = ["Tables"]
 
 Array = np.ndarray[Any, Any]
+# Tables that a new one is compared with: of layers that see all and of layers with a window, and
+# of two texts.
+RECENT = 6
 
 
 class Tables:
     """Remembers tables for as long as a capture lasts: copies of them, and what they say."""
 
     def __init__(self) -> None:
-        self._copies: dict[Any, tuple[Tensor, Tensor]] = {}
+        self._copies: list[Tensor] = []
         self._read: dict[Any, list[tuple[Mask, Kept]]] = {}
-        self._last: Tensor | None = None
 
     def shared(self, table: Tensor) -> Tensor:
-        """A copy of a table, the same one for the same table, since it may be changed later."""
-        version = None if table.is_inference() else table._version
-        key = (table.data_ptr(), table.shape, table.stride(), table.dtype, version)
-        if key not in self._copies:
-            copy = table.detach().cpu().clone()
-            # Many a model builds an equal table for each layer.
-            last = self._last
-            if last is not None and last.shape == copy.shape and torch.equal(last, copy):
-                copy = last
-            self._last = copy
-            # The original is kept too, so that no other table gets its address.
-            self._copies[key] = (table, copy)
-        return self._copies[key][1]
+        """A copy of a table, since it may be changed later; the same one for equal tables.
+
+        Models pass the same table to every layer, or build an equal one for each.
+        """
+        table = table.detach().cpu()
+        for copy in reversed(self._copies[-RECENT:]):
+            if copy.shape == table.shape and copy.dtype == table.dtype and torch.equal(copy, table):
+                return copy
+        self._copies.append(table.clone())
+        return self._copies[-1]
 
     def whole(self, part: Part) -> Mask:
         """What a call allows, of all queries and keys."""
@@ -85,7 +84,9 @@ def _read(mask: Mask, sequence: int, part: Part, cross: bool) -> tuple[Mask, Kep
     everything = Kept(range(queries), range(keys))
     if not seen.size:
         return Given(own), everything
-    cols = range(int(seen[0]), int(seen[-1]) + 1)
+    # Before the keys of a step there may be what its window left behind: that is no padding.
+    before = int(seen[0]) if cross or queries == keys else 0
+    cols = range(before, int(seen[-1]) + 1)
     ahead = 0 if isinstance(part.mask, TopLeft) else keys - queries
     rows = range(queries)
     if not cross:

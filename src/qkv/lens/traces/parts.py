@@ -6,17 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from qkv.attention import Causal, Full, Given, Mask, Window
+from qkv.attention.fused import attend
 from qkv.lens.seeing.masks import Cut, CutBias, TopLeft, pick
 
 if TYPE_CHECKING:
     from qkv.lens.traces.sites import Site
 
-__all__ = ["array", "bias_of", "mask_of", "rows_of", "score_mod_of", "tensors_of"]
+__all__ = ["array", "bias_of", "mask_of", "mix_of", "rows_of", "score_mod_of", "tensors_of"]
 
 Array = np.ndarray[Any, Any]
+STRIP_CELLS = 2**20
 
 
 def array(x: Tensor) -> Array:
@@ -95,6 +98,50 @@ def tensors_of(site: Site, sequence: int) -> tuple[Tensor, Tensor, Tensor]:
     if not even or site.groups != tuple(place * site.G // site.H for place in range(site.H)):
         k = k[torch.tensor(site.groups)]
     return _wide(q)[None], _wide(k)[None], lse[None]
+
+
+def mix_of(site: Site, v: Tensor, sequence: int) -> Float[Tensor, "H Q n"]:
+    """The weights of all stored heads times values (K, n) or (G, K, n), by fused passes."""
+    if site.score_mod is not None:
+        return _mix_by_strips(site, v, sequence)
+    q, k, lse = tensors_of(site, sequence)
+    bias = bias_of(site, sequence)
+    how: dict[str, Any] = {
+        "mask": mask_of(site, sequence),
+        "bias": bias.to(q.dtype) if isinstance(bias, Tensor) else bias,
+        "scale": site.scale,
+        "softcap": site.softcap,
+        "return_lse": True,
+    }
+    values = v.to(q.dtype)
+    if values.dim() == 3 and len(values) != k.shape[1]:
+        values = values[torch.tensor(site.groups)]
+    values = values.expand(k.shape[1], *values.shape[-2:])[None]
+    mixed, C = [], site.C
+    for part in torch.split(values, C, -1):
+        # Torch's kernel takes values as wide as keys alone; it is ten times as fast as tiles.
+        filled = torch.nn.functional.pad(part, (0, C - part.shape[-1])).contiguous()
+        one, sums = attend(q, k, filled, **how)
+        mixed.append(one[0, :, :, : part.shape[-1]])
+    whole = torch.cat(mixed, -1)
+    if site.sink is not None:
+        # The sink takes its share of each row.
+        whole = whole * (sums - lse).exp().nan_to_num(0.0)[0, ..., None]
+    return whole
+
+
+def _mix_by_strips(site: Site, v: Tensor, sequence: int) -> Tensor:
+    values = v.double().expand(site.G, *v.shape[-2:]).numpy()
+    heads = []
+    for place, head in enumerate(site.heads):
+        one, own = site.map(sequence, head), values[site.groups[place]]
+        step = max(1, STRIP_CELLS // one.K)
+        strips = [
+            one.tile(range(first, min(first + step, one.Q)), range(one.K)) @ own
+            for first in range(0, one.Q, step)
+        ]
+        heads.append(torch.from_numpy(np.concatenate(strips)).to(torch.float32))
+    return torch.stack(heads)
 
 
 def _wide(x: Tensor) -> Tensor:

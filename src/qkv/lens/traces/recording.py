@@ -6,7 +6,6 @@ layer is a site of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,41 +18,17 @@ from qkv.lens.seeing.calls import Call
 from qkv.lens.seeing.masks import Stitched, TopLeft
 from qkv.lens.seeing.places import Place
 from qkv.lens.seeing.reckoning import lse_of, some_weights
+from qkv.lens.traces.choosing import Chosen
+from qkv.lens.traces.disk import joined
 from qkv.lens.traces.padding import Tables
 from qkv.lens.traces.sites import Kept, Site
 from qkv.lens.traces.stitching import Part, StitchedBias, begins_at, prints
 
-__all__ = ["Chosen", "Layer"]
+__all__ = ["Layer"]
 
 Array = np.ndarray[Any, Any]
 # Rows of which a narrower store's error is measured, of each call.
 TRIED = 16
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What to store: layers, heads and rows (None for all), the type, values, and where."""
-
-    layers: frozenset[int | str] | None = None
-    heads: tuple[int, ...] | None = None
-    rows: Any = None
-    dtype: torch.dtype | None = None
-    values: bool = False
-    keep: Callable[[Tensor], Tensor] = torch.clone
-
-    def stores(self, place: Place) -> bool:
-        """Whether a layer is wanted, by its number or its name."""
-        return self.layers is None or bool({place.layer, place.name} & self.layers)
-
-    def rows_of(self, first: int, queries: int) -> np.ndarray[Any, Any]:
-        """Which of the queries first, first + 1, ... are wanted, counted from `first`."""
-        if self.rows is None:
-            return np.arange(queries)
-        if isinstance(self.rows, slice):
-            wanted = np.arange(*self.rows.indices(first + queries))
-        else:
-            wanted = np.unique(np.asarray(list(self.rows), dtype=np.int64))
-        return wanted[(wanted >= first) & (wanted < first + queries)] - first
 
 
 @dataclass(eq=False)
@@ -166,11 +141,9 @@ class Layer:
 
     def _see(self, fresh: Tensor, narrow: bool) -> None:
         """Remembers the bits of new keys, unless those that are stored are the same."""
-        if narrow or len(self.held) != fresh.shape[1]:
+        if self.seen is not None or narrow or len(self.held) != fresh.shape[1]:
             before = [] if self.seen is None else [self.seen]
             self.seen = torch.cat([*before, prints(fresh)])
-        else:
-            self.seen = None
 
     def _narrowed(self, call: Call, lse: Tensor | None) -> Tensor:
         """The lse of the rounded q and k; says by how much some weights have changed."""
@@ -189,6 +162,7 @@ class Layer:
         """What was seen of the layer, as one site."""
         call, parts = self.call, self.parts
         assert call is not None
+        keep = self.chosen.keep
         B, first = call.q.shape[0], 0
         rows, readings = [], []
         for part in parts:
@@ -208,9 +182,9 @@ class Layer:
         return Site(
             index=index,
             name=self.place.name,
-            q=_cat([part.q for part in parts]),
-            k=_cat(self.k),
-            lse=_cat([part.lse for part in parts]),
+            q=joined([part.q for part in parts], keep),
+            k=joined(self.k, keep),
+            lse=joined([part.lse for part in parts], keep),
             mask=self.tables.whole(parts[0])
             if one
             else Stitched(tuple((self.tables.whole(p), p.queries, p.first, p.size) for p in parts)),
@@ -222,11 +196,12 @@ class Layer:
             groups=self.groups,
             rows=np.concatenate(rows),
             queries=first,
+            H_all=self.H,
             bias=bias,
             softcap=call.softcap,
             score_mod=call.score_mod,
             sink=None if call.sink is None else call.sink[list(self.heads)].clone(),
-            v=_cat(self.v) if self.v else None,
+            v=joined(self.v, keep) if self.v else None,
             w_o=self.w_o,
             query_ids=_ids([part.query_ids for part in parts]),
             key_ids=self._key_ids(first),
@@ -244,10 +219,6 @@ class Layer:
 
 def _nothing(*_: Any) -> Any:
     raise AssertionError("a call that is stored isn't made again")
-
-
-def _cat(tensors: list[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, 2)
 
 
 def _ids(parts: list[Array | None]) -> Array | None:
@@ -270,8 +241,8 @@ def _joined(parts: list[Part], readings: list[tuple[Mask, Kept]]) -> Kept:
         range(part.first + kept.cols.start, part.first + kept.cols.stop)
         for part, (_, kept) in zip(parts, readings, strict=True)
     ]
-    # A key that a later call doesn't pass, as of a cache that slides, isn't padding.
-    start = min(span.start for span in cols)
+    # What a later call doesn't see any more, as of a window, isn't padding.
+    start = cols[0].start
     stop = max(span.stop for span in cols)
     rows, first = [], 0
     for part, (_, kept) in zip(parts, readings, strict=True):

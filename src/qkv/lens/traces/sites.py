@@ -12,13 +12,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from qkv.attention import Mask, Window
-from qkv.attention.fused import attend
+from qkv.attention import Given, Mask, Window
 from qkv.attention.steps import BiasTiles
 from qkv.errors import QkvError, ShapeError
 from qkv.lens.maps import AttentionMap
 from qkv.lens.seeing.calls import ScoreMod
-from qkv.lens.traces.parts import array, bias_of, mask_of, score_mod_of, tensors_of
+from qkv.lens.traces.parts import array, bias_of, mask_of, mix_of, score_mod_of
 
 __all__ = ["Kept", "Site"]
 
@@ -53,9 +52,10 @@ class Site:
         masks: the same for each sequence, without padding, by a rule where it follows one.
         kept: what of each sequence isn't padding.
         at: the key at which each query of the call stands, (Q,); None across texts.
-        heads: the numbers of the stored heads, of `H_all` in the model.
+        heads: the numbers of the stored heads.
         rows: the stored queries, as places among all of them.
         queries: how many queries there were in all.
+        H_all: how many heads the layer has.
         error: the largest change of a weight by a narrower store, of some rows.
     """
 
@@ -73,6 +73,7 @@ class Site:
     groups: tuple[int, ...]
     rows: Int[Array, " Q"]
     queries: int
+    H_all: int = 0
     bias: Tensor | BiasTiles | None = None
     softcap: float | None = None
     score_mod: ScoreMod | None = None
@@ -129,8 +130,13 @@ class Site:
     @property
     def bytes(self) -> int:
         """What is held of this layer."""
-        held = (self.q, self.k, self.lse, self.v)
-        return sum(x.numel() * x.element_size() for x in held if x is not None)
+        return sum(x.numel() * x.element_size() for x in self.held() if x is not None)
+
+    def held(self) -> list[Tensor | None]:
+        """The tensors that are held; tables of what is allowed or added may be those of others."""
+        bias = self.bias if isinstance(self.bias, Tensor) else None
+        tables = [mask.table for mask in {*self.masks, self.mask} if isinstance(mask, Given)]
+        return [self.q, self.k, self.lse, self.v, bias, *map(torch.from_numpy, tables)]
 
     def __repr__(self) -> str:
         kind = "across" if self.cross else f"window {self.window}" if self.window else "self"
@@ -186,7 +192,7 @@ class Site:
         Raises:
             ShapeError: where there isn't a value for each key.
 
-        >>> from qkv import Causal, capture
+        >>> from qkv import Causal, attend, capture
         >>> x = torch.zeros(1, 1, 3, 2)
         >>> with capture() as trace:
         ...     mixed = attend(x, x, x, mask=Causal())
@@ -199,37 +205,12 @@ class Site:
                 f"{len(self.kept[sequence].cols)}, one for each key",
                 "leave padding out",
             )
-        if self.score_mod is not None:
-            heads = [self.map(sequence, head) for head in self.heads]
-            values = v.double().expand(self.G, *v.shape[-2:])
-            parts = [
-                torch.from_numpy(head.pattern()) @ values[group]
-                for head, group in zip(heads, self.groups, strict=True)
-            ]
-            return torch.stack(parts).to(torch.float32)
-        q, k, lse = tensors_of(self, sequence)
-        bias = bias_of(self, sequence)
-        wide = v.to(q.dtype).expand(k.shape[1], *v.shape[-2:])[None]
-        mixed, sums = attend(
-            q,
-            k,
-            wide,
-            mask=mask_of(self, sequence),
-            bias=bias.to(q.dtype) if isinstance(bias, Tensor) else bias,
-            scale=self.scale,
-            softcap=self.softcap,
-            return_lse=True,
-        )
-        if self.sink is not None:
-            # The sink takes its share of each row.
-            mixed = mixed * (sums - lse).exp().nan_to_num(0.0)[..., None]
-        own: Tensor = mixed[0]
-        return own
+        return mix_of(self, v, sequence)
 
     def weights(self, rows: Sequence[int], cols: Sequence[int], sequence: int = 0) -> Array:
         """The weights of some cells for all stored heads at once, (H, rows, cols) in float64.
 
-        >>> from qkv import Causal, capture
+        >>> from qkv import Causal, attend, capture
         >>> x = torch.zeros(1, 2, 3, 2)
         >>> with capture() as trace:
         ...     mixed = attend(x, x, x, mask=Causal())
@@ -274,7 +255,7 @@ class Site:
             ShapeError: where v isn't (B, G, K, any), or q isn't as site.q.
             QkvError: where only a part of the call is stored, or several calls are one site.
 
-        >>> from qkv import Causal, capture
+        >>> from qkv import Causal, attend, capture
         >>> x = torch.zeros(1, 1, 2, 2)  # B 1, H 1, T 2, C 2
         >>> with capture() as trace:
         ...     mixed = attend(x, x, x, mask=Causal())

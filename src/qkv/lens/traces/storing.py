@@ -1,12 +1,10 @@
-"""Traces on disk: one safetensors file each, and tensors that are mapped from a folder."""
+"""Traces on disk: one safetensors file each, which says in JSON what its tensors are."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +12,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qkv.attention import ALiBi, Both, Causal, Full, Given, Mask, Padding, Prefix, Window
-from qkv.errors import CheckpointError, QkvError, ResourceError
-from qkv.lens.seeing.masks import Cut, Stitched, TopLeft
-from qkv.lens.traces.sites import Kept, Site
+from qkv.attention import ALiBi, Both, Given, Mask
+from qkv.errors import CheckpointError, QkvError
+from qkv.lens.seeing.masks import Cut, Stitched
+from qkv.lens.traces.disk import in_folder, unwritable
+from qkv.lens.traces.reading import FORMAT, RULES, read
+from qkv.lens.traces.sites import Site
 from qkv.lens.traces.stitching import StitchedBias
 from qkv.lens.traces.trace import Trace
 
 __all__ = ["in_folder", "load", "save"]
 
-FORMAT = 1
-RULES: dict[str, type[Mask]] = {
-    rule.__name__: rule for rule in (Full, Causal, TopLeft, Window, Prefix, Padding)
-}
-TENSORS = ("q", "k", "lse", "v", "w_o", "sink")
-ARRAYS = ("at", "rows", "query_ids", "key_ids")
+TENSORS = ("q", "k", "lse", "v", "w_o", "sink", "at", "rows", "query_ids", "key_ids")
 PLAIN = ("index", "name", "scale", "softcap", "queries", "error", "note")
-
-
-def in_folder(folder: Path | str) -> Callable[[Tensor], Tensor]:
-    """A way to keep tensors in files of a folder, mapped into memory.
-
-    Raises:
-        ResourceError: where the folder can't be made.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-
-    def keep(x: Tensor) -> Tensor:
-        if not x.numel():
-            return x.clone()
-        try:
-            with tempfile.NamedTemporaryFile(dir=folder, suffix=".bin", delete=False) as file:
-                size = x.numel() * x.element_size()
-                os.posix_fallocate(file.fileno(), 0, size)
-            mapped = torch.from_file(file.name, shared=True, size=x.numel(), dtype=x.dtype)
-        except (OSError, RuntimeError) as error:
-            raise _unwritable(folder, error) from error
-        return mapped.reshape(x.shape).copy_(x)
-
-    return keep
+# Names of types in a safetensors file.
+KINDS = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
 class _Writer:
@@ -64,17 +45,24 @@ class _Writer:
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
-        self._names: dict[int, str] = {}
+        # With what was named, so that nothing else gets its id.
+        self._names: dict[int, tuple[str, Any]] = {}
 
     def tensor(self, x: Any) -> str | None:
         if x is None:
             return None
         if id(x) not in self._names:
             name = f"t{len(self.tensors)}"
-            held = torch.tensor(x) if isinstance(x, np.ndarray) else x.detach()
-            self.tensors[name] = held.cpu().contiguous().clone()
-            self._names[id(x)] = name
-        return self._names[id(x)]
+            held = torch.from_numpy(_native(x)) if isinstance(x, np.ndarray) else x.detach()
+            if held.dtype not in KINDS:
+                raise QkvError(
+                    f"a tensor of {held.dtype}",
+                    "numbers of a plain type",
+                    "capture with dtype='fp32'",
+                )
+            self.tensors[name] = held
+            self._names[id(x)] = name, x
+        return self._names[id(x)][0]
 
     def mask(self, mask: Mask) -> Any:
         kind = type(mask).__name__
@@ -89,16 +77,9 @@ class _Writer:
             return ["Stitched", [[self.mask(one), *sizes] for one, *sizes in mask.parts]]
         if isinstance(mask, Cut):
             heads = list(mask.head) if isinstance(mask.head, tuple) else mask.head
-            return [
-                "Cut",
-                self.mask(mask.whole),
-                mask.sequence,
-                heads,
-                self.tensor(mask.rows),
-                self.tensor(mask.cols),
-                mask.queries,
-                mask.keys,
-            ]
+            places = self.tensor(mask.rows), self.tensor(mask.cols)
+            whole = self.mask(mask.whole)
+            return ["Cut", whole, mask.sequence, heads, *places, mask.queries, mask.keys]
         raise QkvError(
             f"a mask that is a function ({kind})",
             "masks that can be written down",
@@ -125,97 +106,82 @@ class _Writer:
             )
         return {
             **{name: getattr(site, name) for name in PLAIN},
-            **{name: self.tensor(getattr(site, name)) for name in TENSORS + ARRAYS},
+            **{name: self.tensor(getattr(site, name)) for name in TENSORS},
             "mask": self.mask(site.mask),
             "masks": [self.mask(mask) for mask in site.masks],
             "kept": [[k.rows.start, k.rows.stop, k.cols.start, k.cols.stop] for k in site.kept],
             "bias": self.bias(site.bias),
             "heads": list(site.heads),
             "groups": list(site.groups),
+            "H_all": site.H_all,
         }
 
 
-class _Reader:
-    """The other way: sites from JSON and tensors."""
-
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        self.tensors = tensors
-
-    def array(self, name: str | None) -> Any:
-        return None if name is None else self.tensors[name].numpy()
-
-    def mask(self, data: Any) -> Mask:
-        kind, *rest = data
-        if kind in RULES:
-            given = {n: tuple(v) if isinstance(v, list) else v for n, v in rest[0].items()}
-            return RULES[kind](**given)
-        if kind == "Given":
-            return Given(self.array(rest[0]))
-        if kind == "Both":
-            return Both(self.mask(rest[0]), self.mask(rest[1]))
-        if kind == "Stitched":
-            return Stitched(tuple((self.mask(one), *sizes) for one, *sizes in rest[0]))
-        if kind == "Cut":
-            whole, sequence, head, rows, cols, queries, keys = rest
-            heads = tuple(head) if isinstance(head, list) else head
-            places = self.array(rows), self.array(cols)
-            return Cut(self.mask(whole), sequence, heads, *places, queries, keys)
-        raise ValueError(f"a mask of kind {kind}")
-
-    def bias(self, data: Any) -> Any:
-        if data is None:
-            return None
-        kind, rest = data
-        if kind == "table":
-            return self.tensors[rest]
-        if kind == "ALiBi":
-            return ALiBi(tuple(rest))
-        return StitchedBias(tuple((self.bias(one), *sizes) for one, *sizes in rest))
-
-    def site(self, data: dict[str, Any]) -> Site:
-        kept = tuple(Kept(range(a, b), range(c, d)) for a, b, c, d in data["kept"])
-        fields: dict[str, Any] = {name: data[name] for name in PLAIN}
-        fields |= {n: None if data[n] is None else self.tensors[data[n]] for n in TENSORS}
-        fields |= {name: self.array(data[name]) for name in ARRAYS}
-        return Site(
-            **fields,
-            mask=self.mask(data["mask"]),
-            masks=tuple(self.mask(mask) for mask in data["masks"]),
-            kept=kept,
-            bias=self.bias(data["bias"]),
-            heads=tuple(data["heads"]),
-            groups=tuple(data["groups"]),
-        )
-
-
 def save(trace: Trace, path: Path) -> Path:
-    """Writes a trace to one file; what was there before stays until the new one is whole."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    """Writes a trace to one file; what was there before stays until the new one is whole.
 
+    Tensors go to the file one by one, so that a trace that is mapped isn't held in memory.
+
+    Raises:
+        QkvError: where it holds what numbers can't describe.
+        ResourceError: where the file can't be written.
+    """
     writer = _Writer()
-    sites = trace.layers
     described = {
         "format": FORMAT,
         "calls": [[layer, [writer.site(s) for s in calls]] for layer, calls in trace.calls()],
         "unseen": trace.unseen,
         "texts": {str(b): list(t) for b, t in trace.all_texts().items()},
+        "partial": trace.partial,
     }
-    assert sites
-    metadata = {"qkv": json.dumps(described)}
+    told = json.dumps(described, default=_plain)
+    try:
+        # What is written can be read: better said now than when the trace is gone.
+        read(json.loads(told), writer.tensors)
+    except ValueError as error:
+        raise QkvError(
+            f"a trace whose {error}", "one that can be read again", "capture it anew"
+        ) from error
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(writer.tensors, beside, metadata=metadata)
+        _write(beside, writer.tensors, told)
         beside.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise _unwritable(path, error) from error
+    except OSError as error:
+        raise unwritable(path, error) from error
     finally:
-        beside.unlink(missing_ok=True)
+        _remove(beside)
     return path
+
+
+def _write(path: Path, tensors: dict[str, Tensor], told: str) -> None:
+    """A safetensors file: the size of a header, the header in JSON, then bytes without holes."""
+    # Wide numbers first, so that all are aligned.
+    order = sorted(tensors, key=lambda name: -tensors[name].element_size())
+    header: dict[str, Any] = {"__metadata__": {"qkv": told}}
+    end = 0
+    for name in order:
+        x = tensors[name]
+        start, end = end, end + x.numel() * x.element_size()
+        header[name] = {
+            "dtype": KINDS[x.dtype],
+            "shape": list(x.shape),
+            "data_offsets": [start, end],
+        }
+    head = json.dumps(header).encode()
+    head += b" " * (-len(head) % 8)
+    with path.open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head)
+        for name in order:
+            flat = tensors[name].cpu().contiguous().flatten()
+            file.write(memoryview(flat.view(torch.uint8).numpy()))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load(path: Path | str) -> Trace:
     """Reads a trace that `Trace.save` wrote; tensors are mapped, not copied.
+
+    Every field is checked, so that a file that is damaged, or made to harm, is refused.
 
     Raises:
         CheckpointError: where there is no such file, it is damaged, or holds no trace.
@@ -230,35 +196,48 @@ check the path
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"nothing at {path}", "a trace that was saved", "check the path")
-    remedy = "write it again with trace.save"
     try:
         with safe_open(path, framework="pt") as file:
-            described = json.loads((file.metadata() or {}).get("qkv", "null"))
+            told = (file.metadata() or {}).get("qkv")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if described is None:
-            raise CheckpointError(f"{path}, which holds no trace", "a trace that was saved", remedy)
-        if described["format"] != FORMAT:
-            raise CheckpointError(
-                f"{path} of format {described['format']}", f"format {FORMAT}", remedy
-            )
-        reader = _Reader(tensors)
-        calls = {layer: [reader.site(one) for one in found] for layer, found in described["calls"]}
-        texts = {int(b): tuple(found) for b, found in described["texts"].items()}
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, QkvError):
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path}: {reason}", "a trace that was saved", remedy) from error
+        if told is None:
+            raise ValueError("it holds no trace")
+        found = read(json.loads(told), tensors)
+    # The library answers damage in many ways, deep nesting with a RecursionError.
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        OverflowError,
+    ) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"{path}: {reason}", "a trace that was saved", "write it again with trace.save"
+        ) from error
     trace = Trace()
-    trace.end(calls, described["unseen"])
-    trace.remember(texts)
+    trace.end(found.calls, found.unseen, None, found.partial)
+    trace.remember(found.texts)
     return trace
 
 
-def _unwritable(path: Path, error: Exception) -> ResourceError:
-    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-    return ResourceError(
-        f"{reason!r} while writing {path}",
-        "a place that can be written",
-        "name another, or free space",
-    )
+def _native(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """An array that torch can share: forward, and of this machine's order of bytes."""
+    return np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("="))
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's and torch's numbers as JSON has them."""
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} in a trace")
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:
+        return

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qkv.errors import QkvError, ResourceError
+from qkv.errors import QkvError, ResourceError, ShapeError
 from qkv.lens.display import mimebundle
 from qkv.lens.maps import AttentionMap, visible
 from qkv.lens.seeing.tokens import texts_of
@@ -20,8 +21,15 @@ from qkv.lens.traces.sites import Site
 
 if TYPE_CHECKING:
     from qkv.lens.heads.head_table import HeadTable
+    from qkv.lens.heads.questions import Ranking
+    from qkv.lens.heads.span_table import SpanTable
+    from qkv.lens.heads.text_spans import SpansLike
 
 __all__ = ["Trace"]
+
+# Maps that are kept when they were read.
+REMEMBERED = 8
+
 
 class Trace(Addressed):
     """What `capture` saw: each attention layer, numbered by first use; `trace[3, 7]` is L3H7.
@@ -36,6 +44,7 @@ class Trace(Addressed):
         self._labels: tuple[str, ...] = ()
         self._tokenizer = tokenizer
         self._texts: Mapping[int, tuple[str, ...]] = {}
+        self._maps: dict[tuple[int, int, int], AttentionMap] = {}
 
     def __repr__(self) -> str:
         if not self._calls:
@@ -43,9 +52,12 @@ class Trace(Addressed):
         sites = [site for calls in self._calls.values() for site in calls]
         heads = sum(calls[0].H for calls in self._calls.values())
         tokens = max(site.K for site in sites)
+        many = max(site.B for site in sites)
+        batch = f" of {many} sequences" if many > 1 and self._sequence is None else ""
+        blind = f", {len(self._unseen)} attention modules not seen" if self._unseen else ""
         return (
-            f"Trace of {len(self._calls)} layers, {heads} heads, {tokens:,} tokens, "
-            f"{sized(self.bytes)}"
+            f"Trace{batch}: {_count(len(self._calls), 'layer')}, {_count(heads, 'head')}, "
+            f"{_count(tokens, 'token')}, {sized(self.bytes)}{blind}"
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> Any:
@@ -80,22 +92,25 @@ class Trace(Addressed):
     @property
     def bytes(self) -> int:
         """What the trace holds."""
-        return sum(site.bytes for calls in self._calls.values() for site in calls)
+        sites = [site for calls in self._calls.values() for site in calls]
+        # Layers share tables: each counts once.
+        found = {x.data_ptr(): x for site in sites for x in site.held() if x is not None}
+        return sum(x.numel() * x.element_size() for x in found.values())
 
     @property
     def error(self) -> float:
         """The largest change of a weight by storing q and k in fewer bits, in the rows tried."""
         return max((site.error for site in self.layers), default=0.0)
 
-    def __getitem__(self, at: tuple[int | str, int]) -> AttentionMap:
-        """The map of one head of one layer; a layer is a number from 0 or a module's name.
+    def __getitem__(self, at: tuple[int | str, int] | str) -> AttentionMap:
+        """The map of one head of one layer: `[3, 7]`, `["L3H7"]` or `["blocks.3.attention", 7]`.
 
         Raises:
             QkvError: where there is no such layer or head, more than one sequence or call, or the
                 labels don't fit.
         """
         self._check()
-        layer, head = at
+        layer, head = self._named(at)
         site = self._site(self._number(layer), f"[{layer!r}, {head}]")
         if head not in site.heads:
             stored = f"0 to {site.H - 1}"
@@ -103,7 +118,14 @@ class Trace(Addressed):
                 stored = "one of " + ", ".join(map(str, site.heads))
             raise QkvError(f"head {head} of layer {site.index}", stored, "count heads from 0")
         sequence = self._of(site, f"[{layer!r}, {head}]")
-        return site.map(sequence, head, self._key_labels(site, sequence))
+        key = id(site), sequence, head
+        if (found := self._maps.pop(key, None)) is None:
+            found = site.map(sequence, head, self._key_labels(site, sequence))
+        # The last few are kept, and with them the pyramids that were built of them.
+        self._maps[key] = found
+        if len(self._maps) > REMEMBERED:
+            self._maps.pop(next(iter(self._maps)))
+        return found
 
     def __iter__(self) -> Iterator[AttentionMap]:
         """Every head's map, layer by layer."""
@@ -116,8 +138,22 @@ class Trace(Addressed):
         return [[self[site.index, head] for head in site.heads] for site in self.sites()]
 
     def label(self, labels: Iterable[str]) -> Trace:
-        """Gives the tokens their text, one label for each of the K keys; returns this trace."""
-        self._labels = tuple(labels)
+        """Gives the tokens their text, one label for each of the K keys; returns this trace.
+
+        Raises:
+            ShapeError: where there is not one for each key of any layer.
+        """
+        given = tuple(labels)
+        sizes = {site.K for site in self.layers}
+        sizes |= {len(kept.cols) for site in self.layers for kept in site.kept}
+        if given and len(given) not in sizes:
+            raise ShapeError(
+                f"{len(given)} labels",
+                f"one for each of {' or '.join(map(str, sorted(sizes)))} keys",
+                "give the text of every token, in order",
+            )
+        self._labels = given
+        self._maps.clear()
         return self
 
     def sequence(self, index: int) -> Trace:
@@ -172,29 +208,106 @@ class Trace(Addressed):
         """The text of each token with what cannot be seen made visible."""
         return tuple(visible(text) for text in self.texts)
 
-    def heads(self, **options: Any) -> HeadTable:
-        """A table of every head and every score, against chance; see `qkv.lens.heads`."""
+    def heads(
+        self,
+        *,
+        cells: int | None = None,
+        seed: int = 0,
+        progress: Callable[[float], None] | None = None,
+    ) -> HeadTable:
+        """A table of every head and every score, each against chance.
+
+        Args:
+            cells: of a head with more cells than this (4,096² unless given), scores that need all
+                of a row are those of a seeded sample of its rows; their counts say of how many.
+            seed: chooses the sample.
+            progress: told how much is done, 0 to 1.
+
+        Raises:
+            QkvError: as reading a map does.
+
+        >>> from qkv import attend, capture
+        >>> x = torch.zeros(1, 2, 3, 4)
+        >>> with capture() as trace:
+        ...     mixed = attend(x, x, x)
+        >>> round(trace.heads()["L0H1"].scores["first"].score, 3)
+        0.333
+        """
         from qkv.lens.heads.head_table import score_heads
 
-        return score_heads(self, **options)
+        table = score_heads(self, cells=cells, seed=seed, progress=progress)
+        if not self._unseen:
+            return table
+        blind = ", ".join(f"{name} ({kind})" for name, kind in self._unseen.items())
+        return replace(table, notes=(*table.notes, f"not seen, for its own softmax: {blind}"))
 
-    def rank(self, query: int, key: int, **options: Any) -> Any:
-        """The heads by what they carry between two tokens; see `qkv.lens.heads.questions`."""
+    def rank(
+        self, query: int, key: int, *, by: Literal["weight", "output_norm"] = "weight"
+    ) -> Ranking:
+        """All heads by the weight that one token gives to another, over all layers at once.
+
+        Args:
+            query, key: places of the two tokens in the text, from 0, padding not counted.
+            by: sort by weight, or by what of it reaches the model, |a v W_O|, where that is known.
+
+        Raises:
+            QkvError: where there is no such token.
+
+        >>> from qkv import Causal, attend, capture
+        >>> x = torch.zeros(1, 1, 3, 2)
+        >>> with capture() as trace:
+        ...     mixed = attend(x, x, x, mask=Causal())
+        >>> [(head.name, round(head.weight, 3)) for head in trace.rank(2, 0)]
+        [('L0H0', 0.333)]
+        """
         from qkv.lens.heads.questions import rank
 
-        return rank(self, query, key, **options)
+        return rank(self, query, key, by=by)
 
-    def spans(self, spans: Any, **options: Any) -> Any:
-        """The mass from span to span, for every head; see `qkv.lens.heads.spans`."""
+    def spans(self, spans: SpansLike) -> SpanTable:
+        """The mass from span to span of every head; rows sum to 1.
+
+        Args:
+            spans: names with (start, stop) in tokens, padding not counted; or "line", "sentence",
+                or a regular expression over the text of the tokens.
+
+        Raises:
+            ConfigError: spans that overlap, are empty, too many, or lie outside of the text.
+            TextError: where the text of the tokens isn't known, or nothing in it matches.
+
+        >>> from qkv import attend, capture
+        >>> x = torch.zeros(1, 1, 4, 2)
+        >>> with capture() as trace:
+        ...     mixed = attend(x, x, x)
+        >>> trace.spans({"system": (0, 1), "user": (1, 4)})["L0H0"].round(2).tolist()
+        [[0.25, 0.75], [0.25, 0.75]]
+        """
         from qkv.lens.heads.spans import spans as of_spans
 
-        return of_spans(self, spans, **options)
+        return of_spans(self, spans)
 
-    def rollout(self, **options: Any) -> Any:
-        """What reaches each token through all layers; see `qkv.lens.heads.rollout`."""
+    def rollout(self, *, residual: float = 0.5, query: int | None = None) -> np.ndarray[Any, Any]:
+        """What each token (a row) holds of each (a column) after all layers, (T, T).
+
+        Args:
+            residual: what of a token stays where it is in each layer.
+            query: only the row (T,) of this token, in memory linear in T.
+
+        Raises:
+            QkvError: for more than 4,096 tokens without `query`, and where not all heads are here.
+
+        Source: Abnar and Zuidema 2020.
+
+        >>> from qkv import Causal, attend, capture
+        >>> x = torch.zeros(1, 1, 2, 2)
+        >>> with capture() as trace:
+        ...     mixed = attend(x, x, x, mask=Causal())
+        >>> trace.rollout().round(6).tolist()
+        [[1.0, 0.0], [0.25, 0.75]]
+        """
         from qkv.lens.heads.rollout import rollout
 
-        return rollout(self, **options)
+        return rollout(self, residual=residual, query=query)
 
     def attentions(self) -> tuple[Tensor, ...]:
         """All weights, (B, H, Q, K) for each layer, as `output_attentions` gives them.
@@ -243,6 +356,7 @@ class Trace(Addressed):
     def remember(self, texts: Mapping[int, tuple[str, ...]]) -> None:
         """Takes the text of the tokens of every sequence, as a file has them."""
         self._texts = dict(texts)
+        self._maps.clear()
 
     def _main(self) -> Site:
         """The site whose keys are the text: the last that looks at its own text."""
@@ -279,6 +393,10 @@ class Trace(Addressed):
         one._sequence = self._sequence if sequence is None else sequence
         one._call = self._call if call is None else call
         return one
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _dense(site: Site) -> Tensor:

@@ -43,7 +43,8 @@ export function mountLegend(element, props) {
       const place = rampPlace(1 / uniform, log);
       mark.style.left = `${place * 100}%`;
       mark.classList.toggle("qkv-mark-end", place > 0.6);
-      mark.textContent = `even over ${uniform.toLocaleString("en")}`;
+      mark.textContent = `even, this row ${briefWeight(1 / uniform)}`;
+      mark.title = `1/${uniform.toLocaleString("en")}: what this row would give each of its keys, if all alike`;
     }
     const { context, ratio } = sizeCanvas(hatch, 20, 12);
     context.fillStyle = hatchPattern(context, theme, ratio);

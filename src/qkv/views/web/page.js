@@ -19,6 +19,7 @@ export async function mountPage(element, payload, onTheme) {
   const layerOf = new Map(payload.heads.map(({ entry, layer }) => [entry.name, layer]));
   const entryOf = new Map(heads.map((entry) => [entry.name, entry]));
   const columns = header.table;
+  const lifts = columns.find((column) => column.name === "lift");
   const prefers = matchMedia("(prefers-color-scheme: dark)");
   const first = entryOf.get(header.begin) ?? heads[0];
   /** The column that a head's kind is named after, or none. */
@@ -29,7 +30,7 @@ export async function mountPage(element, payload, onTheme) {
     direction: "out",
     pins: [],
     log: true,
-    sort: { column: (columnOf(first) ?? columns[0])?.name ?? null, down: columns.length > 0 },
+    sort: { column: (columnOf(first) ?? columns.find((column) => column !== lifts) ?? columns[0])?.name ?? null, down: columns.length > 0 },
     ordered: false,
     theme: /** @type {Theme} */ (prefers.matches ? "dark" : "light"),
   };
@@ -60,7 +61,13 @@ export async function mountPage(element, payload, onTheme) {
       if (!column || column.values[at] === null) continue;
       const [count, chance] = [scoreOf(column.count, at), scoreOf(column.chance, at)];
       const over = count === null ? "" : ` over ${count.toLocaleString("en")} rows`;
-      const against = chance === null ? "" : ` (chance ${briefNumber(chance)})`;
+      const lift = column === columnOf(entry) ? (lifts?.values[at] ?? null) : null;
+      const told = [
+        // Where chance is perfect already, as of uniform, it says nothing.
+        chance === null || chance === column.ceiling ? "" : `chance ${briefNumber(chance)}`,
+        lift === null ? "" : `lift ${briefNumber(lift)}`,
+      ].filter(Boolean);
+      const against = told.length ? ` (${told.join(", ")})` : "";
       parts.push(`${column.name} ${briefNumber(column.values[at])}${over}${against}`);
     }
     if (layerOf.get(name).window) parts.push(`window of ${layerOf.get(name).window}`);

@@ -54,6 +54,7 @@ export function sortHeads(columns, count, sort) {
 export function columnWords(column) {
   const parts = [`${column.name}: ${column.description || "a score of each head"}`.replace(/\.$/, "")];
   if (typeof column.chance === "number") parts.push(`chance ${briefNumber(column.chance)}`);
+  if (column.chance !== null) parts.push("chance: what even attention scores on the same rows");
   if (column.ceiling !== null) parts.push(`ceiling ${briefNumber(column.ceiling)}`);
   return `${parts.join("; ")}.`;
 }
