@@ -19,7 +19,8 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import BertProcessing
 from torch.nn.functional import cross_entropy
 
-from qkv.lens import load
+from qkv.lens import capture
+from qkv.models.foreign import load_any
 from qkv.text import ByteTokenizer
 
 SIZES = {"vocab_size": 61, "block_size": 32, "n_layer": 1, "n_embd": 24, "n_head": 2}
@@ -199,10 +200,8 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", KINDS)
 def test_inspect_by_transformers(name: str, command: Command, tmp_path: Path) -> None:
     folder, model = published(tmp_path / "one", name, **KINDS[name])
-    page = tmp_path / "trace.safetensors"
     text = "abc cab fed gab had"
-    ended = command("inspect", folder, "--text", text, "--head", 1, "--layer", 0, "--json",
-                    "--save", page)  # fmt: skip
+    ended = command("inspect", folder, "--text", text, "--head", 1, "--layer", 0, "--json")
     assert (ended.code, ended.err) == (0, "")
     told = json.loads(ended.out)
     shown = ["[CLS]", "a", "##b", "##c", "c", "##a", "##b", "f", "##e", "##d", "g", "##a", "##b"]
@@ -214,9 +213,12 @@ def test_inspect_by_transformers(name: str, command: Command, tmp_path: Path) ->
     eager = output.attentions[0][0, 1].double().numpy()
     assert told["chosen"]["name"] == "L0H1"
     assert told["chosen"]["received"] == pytest.approx(eager.sum(0), abs=1e-5)
+    loaded = load_any(folder)
+    with torch.inference_mode(), capture() as trace:
+        loaded.model(torch.tensor([words.encode(text).ids]))
     for layer, weights in enumerate(output.attentions):
         for head in range(3):
-            found = load(page)[layer, head].pattern()
+            found = trace[layer, head].pattern()
             np.testing.assert_allclose(found, weights[0, head].numpy(), atol=1e-6)
     ended = command("inspect", folder, "--text", text)
     assert (ended.code, ended.err) == (0, "")

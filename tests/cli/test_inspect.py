@@ -55,7 +55,8 @@ def test_a_table_of_heads_and_the_chosen_one_as_a_map(command: Command, trained:
     ended = command("inspect", trained, "--text", TEXT)
     lines = ended.out.splitlines()
     at = next(n for n, line in enumerate(lines) if line.startswith("head"))
-    assert lines[at].split()[:6] == ["head", "score", "chance", "rows", "entropy", "first"]
+    assert lines[at].split()[:6] == ["head", "role", "score", "chance", "rows", "entropy"]
+    assert lines[at].split()[6:] == ["first", "lift"]
     rows = [line.split() for line in lines[at + 2 : at + 4]]
     assert {row[0] for row in rows} == {"L0H0", "L0H1"}
     table = seen(trained, TEXT).heads()
@@ -63,7 +64,9 @@ def test_a_table_of_heads_and_the_chosen_one_as_a_map(command: Command, trained:
         first = table[row[0]]["first"]
         assert first is not None
         assert row[6] == f"{first.score:.2f}".removeprefix("0")
-    assert "and" not in lines[at + 4]
+    assert lines[at + 4].startswith("chance: what even attention scores on the same rows · lift: ")
+    assert f"{rows[0][0]}  this token ↓ looks at →" in ended.out  # the first listed is drawn
+    assert "more: --top" not in ended.out
 
 
 def test_sort_top_atlas_and_linear(command: Command, trained: Path) -> None:
@@ -153,6 +156,67 @@ def test_a_saved_trace_is_inspected_like_its_model(
         assert f"{option} with a trace that was saved" in ended.err
 
 
+def test_a_saved_trace_says_what_it_is(command: Command, trained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "trace.safetensors"
+    command("inspect", trained, "--text", "a", "--tokens", 1, "--save", file)
+    told = command("inspect", file).out.splitlines()[0]
+    assert told.endswith("trace.safetensors · a saved trace · 1 layer, 2 heads · 1 token")
+    ended = command("ablate", file, "L0H0", "--text", "ab")
+    assert (ended.code, ended.out) == (2, "")
+    assert "trace.safetensors, a trace, which has no weights; expected a run" in ended.err
+
+
+def test_files_are_written_before_anything_is_printed(
+    command: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Gone(io.StringIO):
+        def write(self, _: str) -> int:
+            raise EOFError  # the reader left; of a broken pipe rich would close our own output
+
+    console = Console(file=Gone(), width=80)
+    monkeypatch.setattr("qkv.cli.inspect.out", lambda: console)
+    csv_file, svg = tmp_path / "heads.csv", tmp_path / "head.svg"
+    with pytest.raises(EOFError):
+        command("inspect", trained, "--text", TEXT, "--csv", csv_file, "--svg", svg)
+    assert csv_file.stat().st_size > 0
+    assert svg.stat().st_size > 0
+
+
+def test_a_page_too_large_is_refused_before_the_work(
+    command: Command, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qkv.views.payload.LARGEST_CELLS", 60)
+    page, picture = tmp_path / "page.html", tmp_path / "head.svg"
+    trace = tmp_path / "trace.safetensors"
+    assert command("inspect", trained, "--text", TEXT, "--save", trace).code == 0
+    for arguments in ((trained, "--text", TEXT), (trace,)):
+        ended = command("inspect", *arguments, "--html", page)
+        assert (ended.code, ended.out) == (2, "")
+        assert "--html of 2 heads with 10 tokens each" in ended.err
+        assert "add --head for one head, or --tokens 7 for the start" in ended.err
+        assert len(ended.err.splitlines()) == 1
+        ended = command("inspect", *arguments, "--html", page, "--svg", picture)
+        assert ended.code == 2
+        assert "the other files are written" in ended.err
+        assert "head.svg" in ended.out
+        assert [one.name for one in sorted(tmp_path.iterdir())] == [picture.name, trace.name]
+        picture.unlink()
+    # One head of them is not too much.
+    assert command("inspect", trained, "--text", TEXT, "--head", 0, "--html", page).code == 0
+    assert page.exists()
+
+
+def test_a_folder_of_runs_is_no_model(command: Command, trained: Path, tmp_path: Path) -> None:
+    for arguments in (("inspect", trained.parent), ("ablate", trained.parent, "--all")):
+        ended = command(*arguments)
+        assert (ended.code, ended.out) == (2, "")
+        assert "which holds 1 run, no model; expected one of them: tiny; try" in ended.err
+    ended = command("inspect", tmp_path)
+    assert "which holds no model; expected a run" in ended.err
+    assert "or a trace that was saved" in command("inspect", tmp_path / "nope").err
+    assert "trace" not in command("ablate", tmp_path / "nope", "--all").err
+
+
 def test_a_saved_batch_asks_for_one_sequence(
     command: Command, trained: Path, tmp_path: Path
 ) -> None:
@@ -183,6 +247,8 @@ def test_text_from_a_file_standard_input_or_the_run_itself(
         assert "got 2,000 tokens of text; expected at most the model's context, 12;" in ended.err
         ended = command("inspect", trained, *arguments, "--tokens", 7, "--json", stdin=stdin)
         assert json.loads(ended.out)["tokens"] == list("abc\nabc")
+    ended = command("inspect", trained, "--file", "-", "--tokens", 1, stdin="abc")
+    assert "1 token of standard input" in ended.out
     ended = command("inspect", trained)
     assert "12 tokens of its validation text" in ended.out
     ended = command("inspect", trained, "--text", "ab\\nab", "--json")
@@ -206,6 +272,9 @@ def test_text_from_a_file_standard_input_or_the_run_itself(
         (["--text", "ab", "--png", "no/such/folder/a.png"], "no folder no/such/folder"),
         (["--text", "ab", "--html", "."], "--html ., a folder"),
         (["--text", "ab", "--png", "a", "--svg", "./a"], "--svg and --png to one file"),
+        (["--text", "ab", "--png", "x.jpg"], "--png x.jpg; expected a name that ends in .png"),
+        (["--text", "ab", "--html", "x.svg"], "--html x.svg; expected a name that ends in .html"),
+        (["--text", "ab", "--csv", "x.xlsx"], "--csv x.xlsx; expected a name that ends in .csv"),
         (["--text", "ab", "--save", "a.pt"], "a name that ends in .safetensors"),
         (["--text", "ab", "--tokenizer", "no-such-file.json"], "no-such-file.json"),
     ],

@@ -202,7 +202,8 @@ def test_without_transformers(
         ({"model_type": "not-known"}, "model_type='not-known' in"),
         ({"model_type": "x", "auto_map": {"AutoModel": "m.M"}}, "brings its own code"),
         ({"model_type": "vit"}, "expected a model that reads a text"),
-        ({"model_type": "t5", "is_encoder_decoder": True}, "an encoder with a decoder"),
+        ({"model_type": "t5"}, "an encoder with a decoder"),
+        ({"model_type": "bart"}, "an encoder with a decoder"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantised weights"),
         ({"transformers_weights": "other.bin"}, "transformers_weights in"),
         ({"hidden_size": 10**12}, "weights can't fill"),
@@ -210,10 +211,11 @@ def test_without_transformers(
         ({"num_hidden_layers": 10**9}, "num_hidden_layers of 1000000000 for 25 tensors"),
         ({"max_position_embeddings": 10**12}, "a context of"),
         ({"num_hidden_layers": 3, "layer_types": None}, "among the weights"),
-        ({"hidden_size": 29}, "which transformers can't load"),
+        ({"hidden_size": 29}, "which transformers can't run"),
         ({"num_attention_heads": "three"}, "config.json: "),
-        ({"num_attention_heads": 0}, "which transformers can't load"),
-        ({"hidden_act": "exp"}, "which transformers can't load"),
+        ({"num_attention_heads": 0}, "which transformers can't run"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": "x"}}, "can't run"),
+        ({"hidden_act": "exp"}, "which transformers can't run"),
     ],
 )  # fmt: skip
 def test_configs_that_cannot_be_honoured(
@@ -248,7 +250,7 @@ def test_weights_that_cannot_be_used(transformers: Any, tmp_path: Path) -> None:
     for change, says in (
         (state[name].to(torch.int8), f"{name} as I8"),
         (state[name].clone().fill_(torch.nan), "infinite or none"),
-        (state[name][:-1].clone(), "which transformers can't load"),
+        (state[name][:-1].clone(), "which transformers can't run"),
     ):
         save_file({**state, name: change}, file, {"format": "pt"})
         assert says in line_of(path)

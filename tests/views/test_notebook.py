@@ -199,4 +199,4 @@ def test_a_trace_shows_its_layers(capsys: pytest.CaptureFixture[str]) -> None:
     show(trace.label("hello"), width=60)
     assert "L0" in capsys.readouterr().out
     bundle = notebook.mimebundle(trace)
-    assert bundle["text/plain"].startswith("Trace of 1 layers, 2 heads, 5 tokens")
+    assert bundle["text/plain"].startswith("Trace: 1 layer, 2 heads, 5 tokens")

@@ -67,7 +67,7 @@ def test_legend_ticks_uniform_and_sentence() -> None:
     head = draw()
     text = show(head)
     assert ".001     .01       .1         1" in text
-    assert "weight, logarithmic  │ uniform, .14  blank: masked" in text
+    assert "weight, logarithmic  │ even, mean row .14  blank: masked" in text
     assert head.sentence() in text
     linear = show(head, log=False)
     assert "weight, linear" in linear

@@ -14,6 +14,7 @@ import typer
 from qkv.cli.console import count, err, out, print_json
 from qkv.cli.effects import print_effect, print_heads
 from qkv.cli.model import need_tokenizer, run_note, validation_ids
+from qkv.cli.named import require_model
 from qkv.cli.options import AsJson, Run, TokenizerFile
 from qkv.errors import CheckpointError, ConfigError, TextError
 
@@ -124,6 +125,7 @@ def ablate_command(  # noqa: PLR0917 (options have names)
         only=only,
     )
     _check(asked, heads, every=every, mean=mean, csv=csv)
+    require_model(model)
     if text is not None and file is not None:
         raise ConfigError("--text and --file", "one text", "leave one out")
     if (

@@ -15,6 +15,7 @@ from qkv.errors import ConfigError
 __all__ = [
     "INTERRUPTED",
     "count",
+    "counted",
     "duration",
     "err",
     "notice",
@@ -66,6 +67,15 @@ def count(number: float) -> str:
     if number >= 10_000_000:
         return f"{number / 1e6:,.2f} M"
     return f"{number:,.0f}"
+
+
+def counted(number: float, word: str) -> str:
+    """Return how many of something there are.
+
+    >>> counted(1, "token"), counted(2048, "token")
+    ('1 token', '2,048 tokens')
+    """
+    return f"{count(number)} {word}{'s' * (number != 1)}"
 
 
 def duration(seconds: float) -> str:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qkv.errors import ConfigError
+from qkv.cli.console import counted
+from qkv.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from qkv.lens import Trace
     from qkv.views.gather import Gathered
 
-__all__ = ["Exports", "write_exports"]
+__all__ = ["Exports", "check_page", "write_exports"]
+
+SUFFIXES = {
+    "html": (".html", ".htm"),
+    "svg": (".svg",),
+    "png": (".png",),
+    "pdf": (".pdf",),
+    "csv": (".csv",),
+}
+"""What the name of a file may end in, where it ends in anything."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +57,40 @@ class Exports:
                 raise ConfigError(
                     f"--{other} and --{name} to one file, {path}", "a file for each", "rename one"
                 )
+        for name, path in self.wanted().items():
+            fitting = SUFFIXES.get(name)
+            if fitting and path.suffix and path.suffix.lower() not in fitting:
+                raise ConfigError(
+                    f"--{name} {path}", f"a name that ends in {fitting[0]}", "rename it"
+                )
         if self.save is not None and self.save.suffix != ".safetensors":
             raise ConfigError(
                 f"--save {self.save}", "a name that ends in .safetensors", "rename it"
             )
+
+
+def check_page(tokens: int, layers: int, heads: int) -> None:
+    """Raise a ResourceError where so many heads of a text are too much for one page.
+
+    Args:
+        tokens: of the text.
+        layers: that are to be written.
+        heads: of each of these.
+    """
+    from qkv.views.payload import LARGEST_CELLS
+
+    most = 2 * LARGEST_CELLS
+    if (every := layers * heads) * tokens**2 > most:
+        fewer = ""
+        if layers > 1 and heads * tokens**2 <= most:
+            fewer = "--layer for one layer, or "
+        elif every > 1 and tokens**2 <= most:
+            fewer = f"{'--layer and ' if layers > 1 else ''}--head for one head, or "
+        raise ResourceError(
+            f"--html of {counted(every, 'head')} with {counted(tokens, 'token')} each",
+            f"at most {most / 1e6:,.0f} million weights on a page",
+            f"add {fewer}--tokens {math.isqrt(most // every)} for the start of the text",
+        )
 
 
 def write_exports(
@@ -59,7 +100,7 @@ def write_exports(
     from qkv.lens.traces.memory import sized
 
     chosen = gathered.maps[gathered.telling]
-    heads = f"{len(gathered.maps):,} head{'s' * (len(gathered.maps) != 1)}"
+    heads = counted(len(gathered.maps), "head")
     written = []
     for name, path in exports.wanted().items():
         what = heads
@@ -75,7 +116,7 @@ def write_exports(
             what = f"every score of {heads}"
         elif name == "save":
             trace.save(path)
-            what = f"the trace of {len(trace):,} layer{'s' * (len(trace) != 1)}"
+            what = f"the trace of {counted(len(trace), 'layer')}"
         else:
             _draw(path, name, gathered, atlas=atlas, log=log, dark=dark)
             what = heads if atlas else chosen.name
@@ -98,5 +139,5 @@ def _draw(path: Path, kind: str, gathered: Gathered, *, atlas: bool, log: bool, 
     else:
         said = spoken_score(gathered.table[gathered.telling])
         figure = draw_head(gathered.maps[gathered.telling], log=log, dark=dark, subtitle=said)
-    # The option says what is written, whatever the file is called.
+    # The option says what is written, also into a file without a suffix.
     write_whole(path, encode_figure(figure, kind))  # type: ignore[arg-type]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.cells import cell_len
 
-from qkv.cli.console import count, err, out, print_json, short_path
-from qkv.cli.exports import Exports, write_exports
+from qkv.cli.console import count, counted, err, out, print_json, short_path
+from qkv.cli.exports import Exports, check_page, write_exports
 from qkv.cli.options import AsJson, TokenizerFile
 from qkv.cli.tracing import Seen, Source
-from qkv.errors import ConfigError
+from qkv.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,8 +29,11 @@ __all__ = ["inspect_command"]
 
 SHOWN_HEADS = 10
 BAR = 12
-WIDE = 72
-"""Columns of a terminal from which there is room for bars."""
+LEAST_BAR = 6
+GAP = 3
+"""Between columns of a table."""
+SPARED = ("rows", "entropy", "chance", "first")
+"""What a narrow terminal goes without, the first first."""
 
 
 def inspect_command(  # noqa: PLR0917 (options have names)
@@ -60,14 +64,14 @@ def inspect_command(  # noqa: PLR0917 (options have names)
     ] = None,
     head: Annotated[
         int | None,
-        typer.Option(help="The head to draw, counted from 0.", show_default="the most telling one"),
+        typer.Option(help="The head to draw, counted from 0.", show_default="the first listed"),
     ] = None,
     sort: Annotated[
         str | None,
         typer.Option(
             metavar="SCORE",
             help="Order heads by one score: induction, previous, first, entropy, ...",
-            show_default="each head's strongest above chance",
+            show_default="each head's own lift above chance",
         ),
     ] = None,
     top: Annotated[int, typer.Option(help="How many heads to list.", min=0)] = SHOWN_HEADS,
@@ -80,7 +84,10 @@ def inspect_command(  # noqa: PLR0917 (options have names)
     html: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Write every head as one page, offline.", show_default=False
+            metavar="FILE",
+            help="Write every head as one page, offline: up to 268 million weights, as of 144 "
+            "heads and 1,365 tokens.",
+            show_default=False,
         ),
     ] = None,
     svg: Annotated[
@@ -134,26 +141,63 @@ def inspect_command(  # noqa: PLR0917 (options have names)
     exports.check()
     _check_sort(sort)
     source = Source(model, text, file, tokens, tokenizer_file, sequence)
-    trace, seen = source.trace(values=sort == "norm", quiet=as_json)
+    page = _Page(exports, layer, head)
+    trace, seen = source.trace(values=sort == "norm", quiet=as_json, before=page.check)
     gathered = gather(trace, layer=layer, head=head, title=seen.title, note=seen.note)
+    for each in gathered.layers:
+        page.check(max(each.maps[0].Q, each.maps[0].K), len(gathered.layers), len(each.maps))
     with _progress("scoring heads", quiet=as_json or gathered.quick) as progress:
         gathered = gathered.scored(progress)
     assert gathered.table is not None
     if sort is not None and not (layer is not None and head is not None):
         gathered = replace(gathered, telling=ranked(gathered.table, sort).rows[0].name)
     chosen = gathered.maps[gathered.telling]
+    # Files come first: whoever reads the rest may leave early, as `head` does.
+    written = write_exports(page.exports, trace, gathered, atlas=atlas, log=not linear, dark=dark)
     if not as_json:
         console = out()
-        console.print(_heading(seen, gathered), style="dim", markup=False)
+        for line in _heading(seen, gathered, console.width):
+            console.print(line, style="dim", markup=False)
         if len(gathered.maps) > 1 and top:
             _print_table(console, gathered, sort, top, light=light)
         _print_maps(console, gathered, chosen, atlas=atlas, log=not linear, light=light)
-    written = write_exports(exports, trace, gathered, atlas=atlas, log=not linear, dark=dark)
     if as_json:
         print_json(_as_data(seen, trace, gathered, chosen, written))
-        return
-    for path, what, size in written:
-        out().print(f"wrote {short_path(path)}  {what}, {size}", markup=False, soft_wrap=True)
+    else:
+        for path, what, size in written:
+            out().print(f"wrote {short_path(path)}  {what}, {size}", markup=False, soft_wrap=True)
+    if page.left_out:
+        raise typer.Exit(2)
+
+
+@dataclass
+class _Page:
+    """The page among the files, which is left out where it would be too large."""
+
+    exports: Exports
+    layer: int | None
+    head: int | None
+    left_out: bool = False
+
+    def check(self, tokens: int, layers: int, heads: int) -> None:
+        """Leave the page out where it would be too large, and say so before the work is done.
+
+        Raises:
+            ResourceError: where nothing else was to be written.
+        """
+        if self.exports.html is None:
+            return
+        try:
+            check_page(
+                tokens, layers if self.layer is None else 1, heads if self.head is None else 1
+            )
+        except ResourceError as error:
+            self.exports = replace(self.exports, html=None)
+            if not self.exports.wanted():
+                raise
+            self.left_out = True
+            line = f"qkv: {error}; the other files are written"
+            err().print(line, style="bold", markup=False, soft_wrap=True)
 
 
 def _check_sort(sort: str | None) -> None:
@@ -177,23 +221,43 @@ def _progress(what: str, *, quiet: bool) -> Iterator[Callable[[float], None] | N
         yield lambda done: bar.update(task, completed=done)
 
 
-def _heading(seen: Seen, gathered: Gathered) -> str:
+def _heading(seen: Seen, gathered: Gathered, width: int) -> list[str]:
+    """What was read, in lines that end where a part ends."""
     heads, layers = len(gathered.maps), len(gathered.layers)
     parts = [
         seen.title,
         seen.note,
-        f"{layers} layer{'s' * (layers != 1)}, {heads} head{'s' * (heads != 1)}",
-        seen.tokens,
+        f"{counted(layers, 'layer')}, {counted(heads, 'head')}",
+        seen.tokens or counted(max(one.K for one in gathered.maps.values()), "token"),
     ]
-    return " · ".join(part for part in parts if part)
+    return _lines([part for part in parts if part], " · ", width)
+
+
+def _lines(parts: list[str], between: str, width: int) -> list[str]:
+    """Parts put together in lines no wider than `width`, where that can be.
+
+    >>> _lines(["one", "two", "three"], ", ", 8)
+    ['one, two', 'three']
+    """
+    lines: list[str] = []
+    for part in parts:
+        if lines and cell_len(joined := lines[-1] + between + part) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(part)
+    return lines
 
 
 def _print_table(
     console: Console, gathered: Gathered, sort: str | None, top: int, *, light: bool
 ) -> None:
+    from qkv.views.heads import head_legend
+
     assert gathered.table is not None
     console.print()
     console.print(head_table(gathered.table, gathered.telling, sort, top, console, light=light))
+    for line in _lines(head_legend(gathered.table, top, sort), " · ", console.width):
+        console.print(line, style="dim", markup=False)
     more = len(gathered.table) - top
     if more > 0:
         console.print(f"and {count(more)} more: --top, --sort, --csv", style="dim", markup=False)
@@ -210,7 +274,7 @@ def head_table(
     *,
     light: bool = False,
 ) -> Table:
-    """Return the first heads as a table, with bars from chance to perfect where there is room."""
+    """Return the first heads as a table, with bars as long as the lift where there is room."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
@@ -221,18 +285,25 @@ def head_table(
     colors = LIGHT if light else DARK
     shown = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     names, lines = head_lines(table, top, sort)
-    for place, name in enumerate(names):
-        shown.add_column(name, justify="left" if place < 2 else "right", no_wrap=True)
-    bars = console.width >= WIDE
-    if bars:
-        shown.add_column("chance to perfect" if console.width >= WIDE + 20 else "", no_wrap=True)
+    widths = [max(map(cell_len, column)) for column in zip(names, *lines, strict=True)]
+    kept = list(range(len(names)))
+
+    def room() -> int:
+        return console.width - sum(widths[at] for at in kept) - GAP * (len(kept) - 1)
+
+    for name in SPARED:
+        if room() < 0:
+            kept.remove(names.index(name))
+    bar = min(BAR, room() - 1) if names[-1] == "lift" else 0
+    for at in kept:
+        left = at < 2 or (bar >= LEAST_BAR and names[at] == "lift")
+        shown.add_column(names[at], justify="left" if left else "right", no_wrap=True)
+    sign = "#" if console.options.ascii_only else "━"
     for row, line in zip(ranked(table, sort), lines, strict=False):
-        cells: list[Any] = [Text(cell) for cell in line]
-        if bars:
-            lift = lift_of(row, sort)
-            width = max(0, round(min(lift or 0.0, 1.0) * BAR))
-            sign = "#" if console.options.ascii_only else "━"
-            cells.append(Text(sign * width, style=colors.shade(0.72)))
+        cells = [Text(line[at]) for at in kept]
+        if bar >= LEAST_BAR:
+            long = max(0, round(min(lift_of(row, sort) or 0.0, 1.0) * bar))
+            cells[-1] = Text(f"{line[-1]:>4} ").append(sign * long, style=colors.shade(0.72))
         shown.add_row(*cells, style="bold" if row.name == marked else None)
     return shown
 

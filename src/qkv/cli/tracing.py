@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qkv.cli.console import count, short_path
+from qkv.cli.console import count, counted, short_path
 from qkv.cli.model import need_tokenizer, run_note, validation_ids
+from qkv.cli.named import SAVED_TRACE, require_model
 from qkv.errors import CheckpointError, ConfigError, TextError
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Seen", "Source"]
 
-SAVED = ".safetensors"
 OWN_TOKENS = 64
 """Tokens of a run's own validation text that are read where no text is given."""
 MOST_BYTES = 2**24
@@ -48,9 +49,18 @@ class Source:
     tokenizer: Path | None
     sequence: int | None
 
-    def trace(self, *, values: bool, quiet: bool) -> tuple[Trace, Seen]:
-        """The trace that was saved, or is made here."""
-        if self.model.is_file() and self.model.suffix == SAVED:
+    def trace(
+        self,
+        *,
+        values: bool,
+        quiet: bool,
+        before: Callable[[int, int, int], None] | None = None,
+    ) -> tuple[Trace, Seen]:
+        """The trace that was saved, or is made here.
+
+        `before` is told (tokens, layers, heads of a layer) before a model is run.
+        """
+        if self.model.is_file() and self.model.suffix == SAVED_TRACE:
             return self._saved()
         if self.sequence is not None:
             raise ConfigError(
@@ -60,7 +70,8 @@ class Source:
             )
         if self.text is not None and self.file is not None:
             raise ConfigError("--text and --file", "one text", "leave one out")
-        return self._captured(values=values, quiet=quiet)
+        require_model(self.model, traces=True)
+        return self._captured(values=values, quiet=quiet, before=before)
 
     def _saved(self) -> tuple[Trace, Seen]:
         from qkv.lens import load
@@ -82,9 +93,11 @@ class Source:
             )
         if any(len(sites) > 1 for _, sites in trace.calls()):
             trace = trace.call(0)
-        return trace, Seen(short_path(self.model), "", "")
+        return trace, Seen(short_path(self.model), "a saved trace", "")
 
-    def _captured(self, *, values: bool, quiet: bool) -> tuple[Trace, Seen]:
+    def _captured(
+        self, *, values: bool, quiet: bool, before: Callable[[int, int, int], None] | None
+    ) -> tuple[Trace, Seen]:
         import torch
 
         from qkv.lens import capture
@@ -99,9 +112,12 @@ class Source:
         text = None if own else self._text()
         checkpoint = load_any(self.model, self.tokenizer)
         what = "its validation text" if own else self.file or "the text"
+        what = "standard input" if what == "-" else what
         if text is None:
             text = _own_text(self.model, checkpoint, quiet=quiet)
         ids = self._ids(checkpoint, text, own=own)
+        if before is not None:
+            before(len(ids), checkpoint.layers or 1, checkpoint.heads or 1)
         recording = capture(checkpoint.model, tokenizer=checkpoint.tokenizer, values=values)
         with torch.inference_mode(), recording as trace:
             checkpoint.model(torch.from_numpy(ids)[None])
@@ -119,7 +135,7 @@ class Source:
         if checkpoint.made_by:
             parameters = f"{checkpoint.made_by}, {parameters}"
         return trace, Seen(
-            short_path(self.model), parameters, f"{count(len(ids))} tokens of {what}"
+            short_path(self.model), parameters, f"{counted(len(ids), 'token')} of {what}"
         )
 
     def _text(self) -> str:
@@ -161,7 +177,7 @@ class Source:
         ids = ids if most is None else ids[:most]
         if len(ids) > context:
             raise TextError(
-                f"{count(len(ids))} tokens of text",
+                f"{counted(len(ids), 'token')} of text",
                 f"at most the model's context, {count(context)}",
                 f"shorten it, or add --tokens {context} to read its start",
             )

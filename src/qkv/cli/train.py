@@ -323,6 +323,11 @@ def _conclude(run: RunDirectory, evaluation: Any, sample: Any, as_json: bool) ->
         console.print(f"\n[bold]{_escape(sample.prompt)}[/]{_escape(sample.text)}\n")
     console.print(f"The run is at {place}. Next:", markup=False)
     console.print(f'  qkv sample {place} --prompt "{one_line(_prompt(run))}"', markup=False)
+    # A run that was fed from standard input has no text of its own to read again.
+    text = " --file FILE" if run.read_config()[2].get("source") == "-" else ""
+    if any(type(part).__name__.endswith("Attention") for part in checkpoint.model.modules()):
+        console.print(f"  qkv inspect {place}{text}", markup=False)
+        console.print(f"  qkv ablate {place} --all{text}", markup=False)
     console.print(f"  qkv prove {place}", markup=False)
 
 

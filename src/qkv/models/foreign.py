@@ -24,6 +24,7 @@ from torch import nn
 from qkv.errors import CheckpointError, ResourceError
 from qkv.models import loading
 from qkv.models.assembly import broken
+from qkv.models.checkpoint import WRONG_JSON
 from qkv.models.foreign_tokenizer import own_tokenizer, tokenizer_at
 from qkv.models.loading import CONFIG, config_from_huggingface, huggingface_data, shards
 from qkv.models.tokenizer_files import require_fitting
@@ -40,7 +41,7 @@ FLOATS = ("F16", "BF16", "F32", "F64")
 
 @dataclass(frozen=True)
 class AnyModel:
-    """A model that reads a text, whoever's code computes it.
+    """A model that reads a text, whosever code computes it.
 
     Args:
         path: the folder or file it came from.
@@ -103,7 +104,7 @@ def _is_ours(data: dict[str, Any]) -> bool:
         config_from_huggingface(data)
     except CheckpointError:
         return False
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+    except WRONG_JSON:
         return True  # damage, which our own loading names
     return True
 
@@ -120,7 +121,7 @@ def _load_ours(path: Path, data: dict[str, Any] | None, tokenizer: Path | str | 
 
 def _load_foreign(path: Path, data: dict[str, Any], tokenizer: Path | str | None) -> AnyModel:
     kind = str(data["model_type"])[:40]
-    _refuse_unloadable(path, data, kind)
+    _refuse_unloadable(path, data)
     tensors, numbers = _measure(path)
     _require_layers(data, tensors, path)
     with _silent_transformers(kind):
@@ -129,7 +130,7 @@ def _load_foreign(path: Path, data: dict[str, Any], tokenizer: Path | str | None
         _require_sizes(text, numbers, path)
         text.use_cache = False  # one pass reads the whole text
         model = _model(path, config, causal=causal)
-    vocab = model.get_input_embeddings().num_embeddings
+    vocab = _number(text, "vocab_size") or 0  # that of the weights, since they were loaded
     if tokenizer is None:
         words = own_tokenizer(path, vocab)
     else:
@@ -142,7 +143,7 @@ def _load_foreign(path: Path, data: dict[str, Any], tokenizer: Path | str | None
     )  # fmt: skip
 
 
-def _refuse_unloadable(path: Path, data: dict[str, Any], kind: str) -> None:
+def _refuse_unloadable(path: Path, data: dict[str, Any]) -> None:
     """Refuse what needs more than `transformers`, before that is loaded: it takes seconds."""
     if data.get("quantization_config"):
         raise CheckpointError(
@@ -154,17 +155,11 @@ def _refuse_unloadable(path: Path, data: dict[str, Any], kind: str) -> None:
         raise CheckpointError(
             f"an adapter in {path}", "a whole model", "merge it into its model and save that"
         )
-    if "transformers_weights" in data:
+    if data.get("transformers_weights"):
         raise CheckpointError(
             f"transformers_weights in {path / CONFIG}",
             "weights in model.safetensors",
             "rename the file, and remove the setting",
-        )
-    if data.get("is_encoder_decoder"):
-        raise CheckpointError(
-            f"{kind}, an encoder with a decoder, in {path}",
-            "a model that reads one text",
-            "run it in Python within `qkv.capture()`",
         )
 
 
@@ -250,6 +245,12 @@ def _config(path: Path, data: dict[str, Any], kind: str) -> tuple[Any, bool]:
         )
     except Exception as error:  # whatever a config that lies makes it raise
         raise broken(path / CONFIG, _short(error)) from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise CheckpointError(
+            f"{kind}, an encoder with a decoder, in {path}",
+            "a model that reads one text",
+            "run it in Python within `qkv.capture()`",
+        )
     encoder = type(config) in transformers.MODEL_FOR_MASKED_LM_MAPPING
     if encoder and not getattr(config, "is_decoder", False):
         return config, False
@@ -290,9 +291,12 @@ def _model(path: Path, config: Any, *, causal: bool) -> Any:
                 use_safetensors=True, attn_implementation="sdpa" if fused else "eager",
                 output_loading_info=True, **{dtype: torch.float32},
             )  # fmt: skip
+            model.eval()
+            with torch.inference_mode():
+                model(torch.zeros(1, 2, dtype=torch.long))  # what fails then would fail later
     except Exception as error:  # whatever weights that don't fit make it raise
         raise CheckpointError(
-            f"{path}, which transformers can't load ({_short(error)})",
+            f"{path}, which transformers can't run ({_short(error)})",
             "a config and weights that belong together",
             "download the model again, or pip install -U transformers",
         ) from error
@@ -310,7 +314,7 @@ def _model(path: Path, config: Any, *, causal: bool) -> Any:
                 "finite weights",
                 "download the model again",
             )
-    return model.eval()
+    return model
 
 
 def _short(error: Exception) -> str:

@@ -81,9 +81,9 @@ def head_legend(table: HeadTable, most: int, by: str | None = None) -> list[str]
     told = ["chance: what even attention scores on the same rows"]
     if by is not None:
         if table.columns[by].lift is not None:
-            told.append("lift: from chance (0) to perfect (1), the first token's mass set aside")
+            told.append("lift: from chance (0) to perfect (1), first token set aside")
         return told
-    told.append("lift: from chance (0) to perfect (1), the first token's mass set aside")
+    told.append("lift: from chance (0) to perfect (1), first token set aside")
     order = "heads are in its order"
     if any(row.role in DULL for row in table):
         order += ", with self and uniform after the rest"

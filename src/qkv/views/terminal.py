@@ -115,7 +115,7 @@ class Heatmap:
         yield self._sentence(colors, layout)
         if layout.size > 1:
             note = f"each cell is the largest of {layout.size}×{layout.size} weights, "
-            yield Text(said(note + "named by its first tokens", layout), style=colors.soft)
+            yield Text(said(note + "by first token", layout), style=colors.soft)
 
     def _layout(self, console: Console, options: ConsoleOptions) -> Layout:
         head, width = self.attention_map, self.width or options.max_width

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from qkv.attention import Causal, Full, Padding, Prefix, Window
 from qkv.lens import AttentionMap
 from qkv.lens.heads import layouts as layouts_module
-from qkv.lens.heads.head_scores import FORMULAS, Score, name_of, score_head
+from qkv.lens.heads.head_scores import FORMULAS, Score, name_of, score_head, strongest
 from qkv.lens.heads.head_table import score_heads
 
 Q, K, C = 31, 37, 5
@@ -134,6 +135,9 @@ def test_a_sink_is_set_aside_and_is_no_name(rng: np.random.Generator) -> None:
     assert scores["previous"].lift == pytest.approx(1, abs=1e-6)
     assert scores["first"].lift is None
     assert name_of(scores) == "previous"
+    # Of less than a tenth nothing is said.
+    logits[:, 0] += 0.2
+    assert name_of(score_head(head_on(logits * causal, Causal(), ids, strength=1.0))) == ""
     sink = np.zeros((Q, K))
     sink[:, 0] = 1
     assert name_of(score_head(head_on(sink, Causal(), ids))) == ""
@@ -330,5 +334,14 @@ def test_names_need_enough_of_a_lift() -> None:
     assert name_of(scored(self=0.1, uniform=0.4)) == "mixed"
     assert name_of(scored(self=0.3, uniform=0.4)) == "self"
     assert name_of(scored(self=0.3, uniform=0.6)) == "uniform"
+    # A lift alone is no name: the score itself must be there too.
+    faint = {name: replace(one, score=0.04) for name, one in scored(self=0.9).items() if one}
+    assert name_of(faint) == "mixed"
+    assert strongest(faint, "mixed") is None
+    half = {name: replace(one, score=0.4) for name, one in scored(uniform=0.9).items() if one}
+    assert name_of(half) == "mixed"
+    assert strongest(scored(self=0.15, previous=0.1, uniform=0.4), "mixed") == ("self", 0.15)
+    assert strongest(scored(self=-0.15), "mixed") is None
+    assert strongest(scored(self=0.3, previous=0.4), "previous") == ("previous", 0.4)
     assert name_of(scored(self=None)) == ""
     assert name_of({"self": None}) == ""

@@ -59,7 +59,12 @@ def test_a_table_sorts_and_filters() -> None:
     assert [row.head for row in table.top(2, "self")] == [2, 3]
     assert [row.head for row in table.top(1)] == [0]
     assert [row.head for row in table.filter(lambda row: row["self"] is None)] == [1]
-    assert len(table.filter(role="no such role")) == 0
+    assert len(table.filter(role="induction")) == len(table.filter("induction")) == 0
+    assert len(table.filter("mixed")) + len(table.filter("")) <= 4
+    with pytest.raises(ConfigError, match=r"the role 'bogus'; expected one of 'self', .*'mixed'"):
+        table.filter(role="bogus")
+    with pytest.raises(ConfigError, match=r"the role 'first'.*with sort\('first'\)"):
+        table.filter("first")
     assert table.columns["induction"].source.startswith("Olsson")
     with pytest.raises(ConfigError, match="the column 'selfish'"):
         table.sort("selfish")
@@ -81,6 +86,11 @@ def test_a_table_is_written(tmp_path: Any) -> None:
     told = json.loads(table.to_json(tmp_path / "heads.json"))
     assert told["heads"][0]["scores"]["self"]["score"] == 0.25
     assert {column["name"] for column in told["columns"]} == set(FORMULAS)
+    assert told["heads"][0]["scores"]["self"]["lift"] == 0.25
+    defined = {column["name"]: column["lift"] for column in told["columns"]}
+    assert "all keys but the first" in defined["self"]
+    assert "one key alone (0) to all alike (1)" in defined["uniform"]
+    assert defined["first"] is None
     assert told["notes"] == ["a note"]
     with pytest.raises(ResourceError, match="can't be written"):
         table.to_csv(tmp_path / "nowhere" / "heads.csv")
@@ -90,6 +100,8 @@ def test_a_table_becomes_a_data_frame() -> None:
     pytest.importorskip("pandas")
     frame = table_of(0.25, None).to_pandas()
     assert frame.loc["L0H0", "self"] == 0.25
+    assert frame.loc["L0H0", "self_lift"] == 0.25
+    assert {"lift", "role"} <= {*frame.columns}
     assert frame["self"].isna().tolist() == [False, True]
 
 
@@ -102,9 +114,10 @@ def test_without_pandas_it_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_table_is_read() -> None:
     table = table_of(0.25, None, *[0.5] * 50)
     text = str(table)
-    assert text.splitlines()[0].split()[:3] == ["head", "role", "self"]
+    assert text.splitlines()[0].split()[:3] == ["head", "role", "lift"]
     assert "a note" in text
-    assert len(text.splitlines()) == 1 + 52 + 2 + 1
+    assert len(text.splitlines()) == 1 + 52 + 2 + 1 + 1
+    assert "lift: the role's score from chance (0) to perfect (1)" in text
     assert "and 12 more heads" in repr(table)
     assert len({line.rstrip()[-1:] for line in text.splitlines()}) > 1
     assert str(HeadTable(())) != ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
 from qkv.attention import Causal, attend, steps
+from qkv.errors import QkvError
 from qkv.lens import capture, edit, record
 
 B, H, G, T, C = 2, 6, 3, 13, 8
@@ -301,3 +303,79 @@ def test_threads_do_not_see_each_other() -> None:
     for thread in threads:
         thread.join()
     assert found == {name: [name] * 5 for name in ("one", "two")}
+
+
+def test_a_row_that_is_low_all_over_sees_nothing() -> None:
+    q, k = draw(1, H, T, C), draw(1, H, T, C)
+    for low in (-1e9, torch.finfo(torch.float32).min):
+        added = torch.zeros(T, T)
+        added[3] = low
+        with capture() as trace:
+            F.scaled_dot_product_attention(q, k, k, attn_mask=added)
+        sums = trace[0, 1].pattern().sum(-1)
+        assert sums == pytest.approx(1.0 * (np.arange(T) != 3), abs=1e-6)
+
+
+def test_a_mask_that_is_changed_in_place_is_read_anew() -> None:
+    q = draw(1, H, T, C)
+    with torch.inference_mode(), capture() as trace:
+        mask = torch.ones(T, T, dtype=torch.bool)
+        F.scaled_dot_product_attention(q, q, q, mask)
+        mask.copy_(mask.tril())
+        F.scaled_dot_product_attention(q, q, q, mask)
+    assert isinstance(trace[1, 0].mask, Causal)
+    assert trace[1, 0].pattern().sum(-1) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_token_that_does_not_see_itself_is_no_padding() -> None:
+    q = draw(1, H, T, C)
+    mask = torch.ones(T, T, dtype=torch.bool).tril(-1)
+    mask[0, 0] = True
+    with capture() as trace:
+        F.scaled_dot_product_attention(q, q, q, mask)
+    assert (trace[0, 0].Q, trace[0, 0].note) == (T, "")
+
+
+def test_a_first_step_with_heads_folded_into_rows_is_unfolded_by_the_config() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = SimpleNamespace(num_attention_heads=H)
+
+        def forward(self, q: Tensor, k: Tensor, mask: Tensor) -> Tensor:
+            return F.scaled_dot_product_attention(q.reshape(1, G, H // G, C), k, k, mask)
+
+    q, k = draw(1, H, 1, C), draw(1, G, T, C)
+    mask = torch.ones(1, 1, 1, T, dtype=torch.bool)
+    with capture() as trace:
+        Attention()(q, k, mask)
+    site = trace.layers[0]
+    assert (site.H, site.G, site.Q, site.K, site.cross) == (H, G, 1, T, False)
+    wanted = (q[0, 3] @ k[0, 3 * G // H].T / math.sqrt(C)).softmax(-1)
+    assert trace[0, 3].pattern() == pytest.approx(wanted.numpy(), abs=1e-6)
+    assert "go on from no call" in trace[0, 3].note
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [((4, 6, 8), (2, 6, 8)), ((1, H, T, C), (3, H, T, C))],
+    ids=["three axes with groups", "one query batch for three"],
+)
+def test_calls_that_cannot_be_shown_are_made_and_said(shapes: Any) -> None:
+    q, k = draw(*shapes[0]), draw(*shapes[1])
+    grouped = len(shapes[0]) == 3
+    expected = F.scaled_dot_product_attention(q, k, k, enable_gqa=grouped)
+    with capture() as trace:
+        found = F.scaled_dot_product_attention(q, k, k, enable_gqa=grouped)
+    assert torch.equal(found, expected)
+    if not len(trace):
+        with pytest.raises(QkvError, match="no attention call"):
+            trace[0, 0]
+        assert "isn't read" in str(trace.unseen)
+
+
+def test_large_scores_say_how_well_weights_are_known() -> None:
+    q = 400 * draw(1, H, T, C)
+    with capture() as trace:
+        F.scaled_dot_product_attention(q, q, q)
+    assert "weights are known to" in trace[0, 0].note

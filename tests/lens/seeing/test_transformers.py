@@ -265,3 +265,42 @@ def test_values_and_the_output_projection_are_found_by_what_flows_into_it() -> N
         one = trace[1, 4]
         norms = np.linalg.norm(one.v.astype(np.float64) @ one.w_o, axis=-1)
         assert trace.layers[1].value_norms(range(T))[4] == pytest.approx(norms, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_eager_padding_is_left_out_too(kind: str) -> None:
+    ids = tokens(B)
+    mask = torch.ones_like(ids)
+    ids[1, :4], mask[1, :4] = 0, 0
+    model = decoder(kind, "eager")
+    with torch.no_grad(), capture() as trace:
+        eager = model(ids, attention_mask=mask, output_attentions=True).attentions
+    compare(trace, tuple(layer[:, :, 4:, 4:] for layer in eager), 1)
+    assert trace.sequence(1)[0, 0].note == "4 padding tokens left out"
+
+
+def test_a_padded_prompt_with_steps_after_it_is_whole() -> None:
+    model, ids = decoder("llama"), tokens(B, 6)
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    with torch.no_grad(), capture() as trace:
+        cache = model(ids, attention_mask=mask, use_cache=True).past_key_values
+        for step in range(2):
+            mask = torch.nn.functional.pad(mask, (0, 1), value=1)
+            model(tokens(B, 1) + step, attention_mask=mask, past_key_values=cache, use_cache=True)
+    own = trace.sequence(1)[1, 2]
+    assert (own.Q, own.K) == (8, 8)
+    assert own.pattern()[6:].sum(-1) == pytest.approx(1, abs=1e-6)
+    assert not own.allowed([7], [4, 5]).any()
+
+
+def test_kinds_of_tokens_are_not_taken_for_tokens() -> None:
+    config = transformers.BertConfig(**{k: v for k, v in SMALL.items() if "value" not in k})
+    model = transformers.BertModel(config).eval()
+    counting = torch.arange(10, 10 + T)[None]
+    with torch.no_grad(), capture() as trace:
+        model(counting)
+    assert trace.tokens.tolist() == counting[0].tolist()
+    with torch.no_grad(), capture() as trace:
+        model(inputs_embeds=torch.randn(1, T, 24))
+    assert trace.tokens is None

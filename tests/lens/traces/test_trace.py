@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-import qkv
 from qkv.attention import ALiBi, Causal, Padding, Window, attend
-from qkv.errors import CheckpointError, ConfigError, QkvError, ResourceError, ShapeError
+from qkv.errors import ConfigError, QkvError, ResourceError, ShapeError
 from qkv.lens import Trace, capture
 from qkv.text import ByteTokenizer
 
@@ -139,15 +136,6 @@ def test_a_narrower_store_says_its_error_and_its_rows_sum_to_one(dtype: str, bou
     assert 0.5 < narrow.bytes / whole.bytes < 0.6
 
 
-def test_a_folder_can_hold_it(tmp_path: Path) -> None:
-    disk = seen(to=tmp_path / "held", values=True)
-    assert (all_patterns(disk) == all_patterns(seen())).all()
-    held = sum(file.stat().st_size for file in (tmp_path / "held").iterdir())
-    assert held == disk.bytes
-    with pytest.raises(ResourceError, match="a place that can be written"):
-        seen(to="/proc/nowhere")
-
-
 def test_a_capture_that_memory_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qkv.lens.traces.capturing.free_bytes", lambda: 15_000)
     needed = seen(to=None, layers=[0]).bytes * L
@@ -209,66 +197,6 @@ def test_mixing_values_is_the_pattern_times_them(bias: Any) -> None:
         assert mixed[head].numpy() == pytest.approx(wanted, abs=1e-5)
     cells = trace.layers[2].weights([3, 9], [2, 8], 1)
     assert cells[4] == pytest.approx(trace.sequence(1)[2, 4].tile([3, 9], [2, 8]), abs=1e-12)
-
-
-MASKS: list[Any] = [
-    Causal(),
-    Window(3),
-    Causal() & Padding((11,)),
-    torch.rand(1, 1, T, T, generator=torch.Generator().manual_seed(2)) > 0.4,
-    torch.rand(1, H, T, T, generator=torch.Generator().manual_seed(2)) > 0.4,
-]
-
-
-@pytest.mark.parametrize("mask", MASKS, ids=["causal", "window", "padding", "table", "by head"])
-@pytest.mark.parametrize("bias", [None, ALiBi.standard(H), torch.randn(H, T, T)])
-def test_saved_and_read_again(mask: Any, bias: Any, tmp_path: Path) -> None:
-    trace = seen(Model(mask, bias), values=True, tokenizer=ByteTokenizer(), heads=[0, 2, 3])
-    path = trace.save(tmp_path / "trace.safetensors")
-    again = qkv.load(path)
-    assert (all_patterns(again) == all_patterns(trace)).all()
-    assert again.labels == trace.labels
-    assert again.tokens.tolist() == trace.tokens.tolist()
-    assert repr(again.layers[1]) == repr(trace.layers[1])
-    one, other = again[1, 2], trace[1, 2]
-    assert (one.key_labels, one.note) == (other.key_labels, other.note)
-    assert np.array_equal(one.v, other.v)
-    assert np.array_equal(one.w_o, other.w_o)
-    assert again.layers[1].mix(torch.eye(one.K)).equal(trace.layers[1].mix(torch.eye(one.K)))
-
-
-def test_damaged_files_are_refused_in_one_line(tmp_path: Path) -> None:
-    path = seen().save(tmp_path / "t.safetensors")
-    whole = path.read_bytes()
-    size = int.from_bytes(whole[:8], "little")
-    header = json.loads(whole[8 : 8 + size])
-    broken: dict[str, bytes] = {
-        "empty": b"",
-        "cut": whole[: len(whole) // 2],
-        "no header": whole[:8],
-        "a header that lies about its size": (2**60).to_bytes(8, "little") + whole[8:],
-        "text": b"not a trace at all",
-    }
-    for change in ({"format": 9}, {"calls": 3}, {"calls": [[0, [{}]]]}, None):
-        told = json.loads(header["__metadata__"]["qkv"])
-        note = {} if change is None else {"qkv": json.dumps({**told, **change})}
-        head = json.dumps({**header, "__metadata__": note}).encode()
-        broken[str(change)] = len(head).to_bytes(8, "little") + head + whole[8 + size :]
-    for name, data in broken.items():
-        path.write_bytes(data)
-        with pytest.raises(CheckpointError) as error:
-            qkv.load(path)
-        assert "\n" not in str(error.value), name
-
-
-def test_a_failed_save_leaves_the_old_file(tmp_path: Path) -> None:
-    with pytest.raises(ResourceError, match="a place that can be written"):
-        seen().save(tmp_path / "none" / "t.safetensors")
-    assert not list(tmp_path.iterdir())
-    (tmp_path / "taken").mkdir()
-    with pytest.raises(ResourceError, match="a place that can be written"):
-        seen().save(tmp_path / "taken")
-    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
 
 
 class Own(nn.Module):

@@ -21,7 +21,7 @@ from qkv.attention.masking import Positions, indices
 from qkv.attention.steps import BiasTiles
 from qkv.attention.tiles import Bias
 from qkv.lens.edits.mixing import strongest
-from qkv.lens.seeing.calls import FAR, Call, forbids, read_mask
+from qkv.lens.seeing.calls import Call, forbids, read_mask
 from qkv.lens.seeing.flash import Packed
 from qkv.lens.seeing.masks import Seen, TopLeft
 from qkv.lens.seeing.reckoning import whole_mask
@@ -93,7 +93,7 @@ def without_mask(call: Call, chosen: Chosen) -> Call:
         call = replace(call, allowed=both, bias=bias)
     kept = _kept(call.mask, call)
     if call.allowed is not None:
-        table = _kept_columns(call.allowed, call)
+        table = _kept_columns(call.allowed)
         kept = table if isinstance(kept, Full) else kept & table
     return replace(
         call, mask=_by_head(chosen, kept, whole_mask(call.mask, call.allowed)), allowed=None
@@ -120,11 +120,8 @@ def _kept(mask: Mask, call: Call) -> Mask:
     return Full() if seen.all() else Given(seen)
 
 
-def _kept_columns(allowed: Tensor, call: Call) -> Mask:
+def _kept_columns(allowed: Tensor) -> Mask:
     """The keys that any query may see by a table."""
-    if isinstance(call.bias, Tensor):
-        # Rows of padding that forbid everything by a low number allow everything here.
-        allowed = allowed & (call.bias > -FAR)
     seen = allowed.any(-2, keepdim=True).detach().cpu().numpy()
     return Full() if seen.all() else Given(seen)
 

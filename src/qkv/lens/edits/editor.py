@@ -17,7 +17,7 @@ from qkv.lens.edits import changes
 from qkv.lens.edits.mixing import mix
 from qkv.lens.edits.naming import Heads
 from qkv.lens.seeing.calls import Call
-from qkv.lens.seeing.places import Place
+from qkv.lens.seeing.places import Place, heads_told
 from qkv.lens.seeing.watching import Watcher, unhanded, watching, without_onlookers
 from qkv.lens.traces.stitching import unfolded
 
@@ -188,8 +188,8 @@ class Editor(Watcher):
 def _heads_of(call: Call, place: Place) -> int:
     """How many heads a layer has, also where its first call has them folded into rows."""
     heads, rows = call.q.shape[1:3]
-    told = getattr(getattr(place.module, "config", None), "num_attention_heads", heads)
-    return told if heads * rows == told else heads
+    told = heads_told(place.module)
+    return told if told == heads * rows else heads
 
 
 def _apart(place: Place, one: Chosen, other: Chosen, names: str) -> None:

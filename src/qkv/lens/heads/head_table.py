@@ -228,7 +228,9 @@ class HeadTable:
                 strict=True,
             ):
                 line.append(said.pop() if len(said) == 1 else "varies" if said else "·")
-        return [["chance", "", "", *chance[0]], ["queries", "", "", *chance[1]]] if self.rows else []
+        return (
+            [["chance", "", "", *chance[0]], ["queries", "", "", *chance[1]]] if self.rows else []
+        )
 
     def _repr_html_(self) -> str:
         titles = ["", "its strongest score above chance, the first key's mass set aside"]
@@ -236,7 +238,9 @@ class HeadTable:
         titles += [f"{f.definition} ({f.source})" for f in self.columns.values()]
         rows = [*self._cells(len(self.rows)), *self._feet()]
         caption = "; ".join([f"{len(self.rows)} heads, each score against chance", *self.notes])
-        return html_table(f"{caption}; {LEGEND}", ["head", "role", "lift", *self.columns], rows, titles)
+        return html_table(
+            f"{caption}; {LEGEND}", ["head", "role", "lift", *self.columns], rows, titles
+        )
 
 
 def _column(name: str) -> str:

@@ -7,7 +7,7 @@ import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from operator import index
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from qkv.errors import ConfigError, TextError
 from qkv.lens.cells import GLYPHS, visible
@@ -49,9 +49,10 @@ def read_spans(spans: SpansLike, texts: Sequence[str], tokens: int) -> dict[str,
     if isinstance(spans, Mapping):
         return _checked({name: _range(name, given, tokens) for name, given in spans.items()})
     if not isinstance(spans, str | re.Pattern):
-        if isinstance(spans, range | slice) or not isinstance(spans, Iterable):
-            raise _unreadable(spans)
-        ranges = [_range("", given, tokens) for given in spans]
+        given: Any = spans
+        if isinstance(given, range | slice) or not isinstance(given, Iterable):
+            raise _unreadable(given)
+        ranges = [_range("", each, tokens) for each in given]
         return _checked([(f"{span.start}–{span.stop}", span) for span in ranges])
     if not texts:
         raise TextError(

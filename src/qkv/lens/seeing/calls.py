@@ -299,9 +299,11 @@ def forbids(bias: Float[Tensor, "*B Q K"]) -> Bool[Tensor, "*B Q K"]:
     """Where what is added to scores forbids: -inf, and what lies FAR below the rest of its row.
 
     Models write -1e4, -1e9 or the lowest number of the type; no score makes up for it, so the
-    weight is exactly 0. A row that is low all over forbids nothing: only differences count.
+    weight is exactly 0. A row that is low all over is one of padding: it sees nothing, though a
+    kernel makes an average of something of it.
     """
-    return (bias == -torch.inf) | (bias.amax(-1, keepdim=True) - bias >= FAR)
+    highest = bias.amax(-1, keepdim=True)
+    return (bias == -torch.inf) | (highest - bias >= FAR) | (highest <= -FAR)
 
 
 def read_mask(mask: Tensor) -> tuple[Tensor | None, Tensor | None]:

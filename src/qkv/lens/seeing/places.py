@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
 
-__all__ = ["Place", "Places"]
+__all__ = ["Place", "Places", "heads_told"]
 
 LOOKS_LIKE_ATTENTION = re.compile(r"attention|attn", re.IGNORECASE)
 SAYS_ACROSS = re.compile(r"cross_?att|enc_?dec_?att|encoder_att", re.IGNORECASE)
@@ -29,13 +30,14 @@ SAYS_ACROSS = re.compile(r"cross_?att|enc_?dec_?att|encoder_att", re.IGNORECASE)
 class Place:
     """The layer of one attention call, counted from 0, and the module that made it, if any.
 
-    `across` says that keys come from another text than queries, as far as names and arguments tell.
+    `across` says whether keys come from another text than queries, as far as names and arguments
+    tell; None where they don't.
     """
 
     layer: int
     name: str
     module: nn.Module | None
-    across: bool = False
+    across: bool | None = None
 
 
 @dataclass
@@ -55,6 +57,7 @@ class Places:
 
     Args:
         model: whose names to use; else the outermost module that runs.
+        backward: whether modules that run once more in backward count.
 
     >>> with Places() as places:
     ...     [places.next().layer, places.next().layer]
@@ -62,7 +65,8 @@ class Places:
     """
 
     model: nn.Module | None = None
-    across: bool = False
+    across: bool | None = None
+    backward: bool = False
     unseen: dict[str, str] = field(default_factory=dict)
     _running: list[_Running] = field(default_factory=list)
     _layers: dict[Any, int] = field(default_factory=dict)
@@ -91,7 +95,7 @@ class Places:
 
     def next(self) -> Place:
         """The place of the attention call that is being made; to be asked once for each call."""
-        across, self.across = self.across, False
+        across, self.across = self.across, None
         if not self._running:
             return Place(self._number(object()), "", None, across)
         for running in self._running:
@@ -102,8 +106,17 @@ class Places:
         here.own += 1
         name = self.name(here.module)
         layer = self._number((here.module, turn))
-        across = across or SAYS_ACROSS.search(".".join(name.split(".")[-2:])) is not None
+        if across is None and SAYS_ACROSS.search(".".join(name.split(".")[-2:])):
+            across = True
         return Place(layer, f"{name}#{turn}" if turn else name, here.module, across)
+
+    def unread(self, error: Exception) -> None:
+        """Takes note of a call that was made but can't be shown."""
+        name = self.name(self._running[-1].module) if self._running else "a call"
+        for running in self._running:
+            running.within += 1
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        self.unseen[name] = f"a form that isn't read: {said}"
 
     def forget(self, place: Place) -> None:
         """Gives back the number of a call that turned out to belong to another layer."""
@@ -127,12 +140,17 @@ class Places:
                 return found or type(module).__name__
         return type(module).__name__
 
+    def _elsewhere(self) -> bool:
+        """Whether a module runs in another thread, or once more in backward (checkpointing)."""
+        again = not self.backward and torch._C._current_graph_task_id() != -1
+        return again or threading.get_ident() != self._thread
+
     def _number(self, key: Any) -> int:
         # The key is kept, for another object may else get its identity.
         return self._layers.setdefault(key, len(self._layers))
 
     def _enter(self, module: nn.Module, _: Any) -> None:
-        if threading.get_ident() != self._thread:
+        if self._elsewhere():
             return
         if _says_attention(module):
             for running in self._running:
@@ -140,7 +158,7 @@ class Places:
         self._running.append(_Running(module))
 
     def _leave(self, module: nn.Module, _: Any, __: Any) -> None:
-        if threading.get_ident() != self._thread:
+        if self._elsewhere():
             return
         # After an exception the inner ones may have left without a word.
         while self._running:
@@ -154,6 +172,12 @@ class Places:
             self.unseen[name] = type(module).__name__
         elif running.within:
             self.unseen.pop(self.name(module), None)
+
+
+def heads_told(module: nn.Module | None) -> int | None:
+    """How many heads a module's config tells of, where it has one."""
+    told = getattr(getattr(module, "config", None), "num_attention_heads", None)
+    return told if isinstance(told, int) else None
 
 
 def _says_attention(module: nn.Module) -> bool:

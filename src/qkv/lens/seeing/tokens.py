@@ -34,6 +34,9 @@ class Lookups:
         rows = np.asarray(ids.detach().cpu().reshape((1, -1) if ids.dim() < 2 else ids.shape))
         steps = np.diff(rows, axis=1)
         counts_up = bool(steps.size) and bool((steps == 1).all())
+        if steps.size and (not rows.any() or (counts_up and not rows[:, 0].any())):
+            # Kinds of tokens, such as those of a first segment, or places from 0 on.
+            return
         if self._fresh:
             self._found.append(rows.astype(np.int64))
         elif counts_up or (steps == 0).all() or rows.shape[1] != self._found[-1].shape[1]:

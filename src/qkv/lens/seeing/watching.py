@@ -58,7 +58,7 @@ class Watcher(TorchFunctionMode):
 
     def __init__(self, model: nn.Module | None = None) -> None:
         super().__init__()
-        self.places = Places(model)
+        self.places = Places(model, backward=self.changes)
 
     def __enter__(self) -> Watcher:
         # One that only looks on goes below those that change calls, so that it sees the changed.
@@ -98,7 +98,12 @@ class Watcher(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.multi_head_attention_forward:
             return self._many_heads(func, args, kwargs)
-        call = _read_eager(*args, **kwargs) if func is _eager else read(func, args, kwargs)
+        try:
+            call = _read_eager(*args, **kwargs) if func is _eager else read(func, args, kwargs)
+        except (RuntimeError, ValueError, TypeError, NotImplementedError, IndexError) as error:
+            # A form that isn't read here, such as of nested tensors: the kernel shall judge it.
+            self.places.unread(error)
+            call = None
         if call is not None:
             return self.attended(call, self.places.next())
         if func is F.embedding:
@@ -116,6 +121,18 @@ class Watcher(TorchFunctionMode):
         wanted = inspect.signature(func).bind(*args, **kwargs)
         wanted.apply_defaults()
         self.places.across = not _same(wanted.arguments["query"], wanted.arguments["key"])
+        try:
+            return self._many_heads_of(func, args, kwargs, wanted)
+        finally:
+            self.places.across = None
+
+    def _many_heads_of(
+        self,
+        func: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        wanted: inspect.BoundArguments,
+    ) -> Any:
         if not wanted.arguments["need_weights"]:
             with self:
                 return unhanded(func)(*args, **kwargs)

@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qkv.attention import as_mask
+from qkv.attention import Full, as_mask
 from qkv.attention.fused import attend
-from qkv.errors import ConfigError, ResourceError
+from qkv.errors import ConfigError, QkvError, ResourceError
 from qkv.lens.seeing.calls import Call
 from qkv.lens.seeing.masks import TopLeft
-from qkv.lens.seeing.places import Place
+from qkv.lens.seeing.places import Place, heads_told
 from qkv.lens.seeing.tokens import Lookups
 from qkv.lens.seeing.watching import Watcher, alone, innermost, watching
 from qkv.lens.traces.choosing import Chosen, choose
@@ -70,7 +70,14 @@ class _Recorder(Watcher):
             result = call.run()
         # Modes further out must not take our own questions for calls of the model.
         with torch.no_grad(), torch._C.DisableTorchFunction():
-            layer = self._record(call.detached(), place, lse)
+            try:
+                layer = self._record(call.detached(), place, lse)
+            except QkvError:
+                raise
+            except (RuntimeError, ValueError, TypeError, NotImplementedError, IndexError) as error:
+                # The model goes on; what can't be shown is said.
+                self.places.unread(error)
+                return result
             if self.chosen.values and layer.w_o is None:
                 self._awaiting = layer, _first_row(result, call)
         return result
@@ -106,8 +113,12 @@ class _Recorder(Watcher):
             return
         layer, row = self._awaiting
         with torch.no_grad(), torch._C.DisableTorchFunction():
-            if x.shape[-1] == len(row) and torch.equal(x.detach().reshape(-1, len(row))[0], row):
-                layer.w_o = weight.detach()
+            if (
+                x.shape[-1] == len(row)
+                and row.any()
+                and torch.equal(x.detach().reshape(-1, len(row))[0], row)
+            ):
+                layer.w_o = weight.detach().clone()
                 self._awaiting = None
 
     def _joins(self, call: Call) -> Layer | None:
@@ -119,22 +130,28 @@ class _Recorder(Watcher):
             return next((layer for layer in newest if layer.goes_on(call) is not None), None)
 
     def _record(self, call: Call, place: Place, lse: Tensor | None) -> Layer:
-        call = grouped(trimmed(call))
-        calls = self.layers.setdefault(place.layer, [])
+        calls = self.layers.get(place.layer, [])
         newest = calls[-1] if calls else None
-        if newest is not None:
-            call, lse = unfolded(call, newest.H, lse)
+        heads = heads_told(place.module) if newest is None else newest.H
+        if heads is not None:
+            call, lse = unfolded(call, heads, lse)
+        across = _across(call, place)
+        call = grouped(call if across else trimmed(call))
+        if lse is not None and call.allowed is not None:
+            # What sees nothing has lse -inf, whatever a kernel makes of a row of low numbers.
+            lse = lse.masked_fill(~call.allowed.any(-1), -torch.inf)
         start = None if newest is None else newest.goes_on(call)
         (B, _, Q), K = call.q.shape[:3], call.k.shape[2]
         if newest is None or start is None:
             self._check_memory(call, place)
-            newest = Layer(place, self.chosen, self._tables, cross=_across(call, place))
-            calls.append(newest)
+            newest = Layer(place, self.chosen, self._tables, cross=across)
             if Q < K and not newest.cross and not isinstance(call.mask, TopLeft):
                 newest.notes.append(f"its first {K - Q} keys go on from no call that was seen")
         ids = self._lookups.last(Q, B)
         keys = self._lookups.last(K, B, but=ids if newest.cross else None)
         newest.add(call, lse, start or 0, (ids, keys))
+        if newest not in calls:
+            self.layers.setdefault(place.layer, []).append(newest)
         return newest
 
     def _check_memory(self, call: Call, place: Place) -> None:
@@ -172,8 +189,9 @@ def _first_row(result: Any, call: Call) -> Tensor:
 def _across(call: Call, place: Place) -> bool:
     """Whether keys are of another text: by name, or by sizes that no mask of one text explains."""
     Q, K = call.q.shape[2], call.k.shape[2]
-    free = type(call.mask).__name__ == "Full"
-    return place.across or (Q not in (1, K) and free and _sees_all(call))
+    if place.across is not None:
+        return place.across
+    return Q not in (1, K) and isinstance(call.mask, Full) and _sees_all(call)
 
 
 def _sees_all(call: Call) -> bool:

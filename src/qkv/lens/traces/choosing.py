@@ -53,7 +53,7 @@ class Chosen:
         if self.rows is None:
             return np.arange(queries)
         if isinstance(self.rows, slice):
-            wanted = np.arange(*self.rows.indices(first + queries))
+            wanted = np.unique(np.arange(*self.rows.indices(first + queries)))
         else:
             wanted = np.unique(np.asarray(list(self.rows), dtype=np.int64))
         return wanted[(wanted >= first) & (wanted < first + queries)] - first
@@ -111,7 +111,7 @@ def _listed(what: str, wanted: Any) -> list[Any]:
     for one in found:
         if isinstance(one, str) and names:
             continue
-        if not isinstance(one, (int, np.integer)) or one < 0:
+        if isinstance(one, bool) or not isinstance(one, (int, np.integer)) or one < 0:
             raise ConfigError(
                 f"{what}={found}", "numbers from 0" + names * ", or names", f"count {what} from 0"
             )

@@ -25,9 +25,11 @@ def free_bytes() -> int | None:
 def sized(count: float) -> str:
     """A number of bytes as a person reads it.
 
-    >>> sized(10.7e9), sized(35e6), sized(1200)
-    ('10.7 GB', '35 MB', '1 kB')
+    >>> sized(10.7e9), sized(35e6), sized(1200), sized(73)
+    ('10.7 GB', '35 MB', '1 kB', '73 bytes')
     """
     if count >= 1e9:
         return f"{count / 1e9:.1f} GB"
+    if count < 1e3:
+        return f"{count:.0f} byte{'s' * (count != 1)}"
     return f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"

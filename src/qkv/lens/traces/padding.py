@@ -49,18 +49,28 @@ class Tables:
         """What a call allows, of all queries and keys."""
         return whole_mask(part.mask, part.allowed)
 
-    def read(self, part: Part, cross: bool, sequences: int) -> list[tuple[Mask, Kept]]:
-        """For each sequence the mask without padding, and what isn't padding."""
+    def read(
+        self, part: Part, cross: bool, sequences: int, *, whole: bool
+    ) -> list[tuple[Mask, Kept]]:
+        """For each sequence the mask without padding, and what isn't padding.
+
+        `whole` says that the call is all of its layer: else steps follow, and only padding before
+        the text is left out, since what stands after it stands in the midst of the whole.
+        """
         if part.allowed is None:
             rest, lengths = _without_padding(part.mask)
-            if lengths is not None and (isinstance(rest, Full) or part.queries == part.size):
+            if (
+                lengths is not None
+                and whole
+                and (isinstance(rest, Full) or part.queries == part.size)
+            ):
                 return [_cut_off(rest, lengths, b, part, cross) for b in range(sequences)]
             kept = Kept(range(part.queries), range(part.size))
             return [(_of_sequence(part.mask, b, part), kept) for b in range(sequences)]
-        key = (id(part.allowed), part.mask, part.queries, part.size, cross, sequences)
+        key = (id(part.allowed), part.mask, part.queries, part.size, cross, sequences, whole)
         if key not in self._read:
             mask = self.whole(part)
-            self._read[key] = [_read(mask, b, part, cross) for b in range(sequences)]
+            self._read[key] = [_read(mask, b, part, cross, whole) for b in range(sequences)]
         return self._read[key]
 
 
@@ -74,7 +84,7 @@ def _of_sequence(mask: Mask, sequence: int, part: Part) -> Mask:
     return Cut(mask, sequence, tuple(range(tile.shape[1])), rows, cols, part.queries, part.size)
 
 
-def _read(mask: Mask, sequence: int, part: Part, cross: bool) -> tuple[Mask, Kept]:
+def _read(mask: Mask, sequence: int, part: Part, cross: bool, whole: bool) -> tuple[Mask, Kept]:
     queries, keys = part.queries, part.size
     table = mask.allowed(range(queries), range(keys), queries=queries, keys=keys)
     table = table.reshape((1,) * (4 - table.ndim) + table.shape)
@@ -86,7 +96,7 @@ def _read(mask: Mask, sequence: int, part: Part, cross: bool) -> tuple[Mask, Kep
         return Given(own), everything
     # Before the keys of a step there may be what its window left behind: that is no padding.
     before = int(seen[0]) if cross or queries == keys else 0
-    cols = range(before, int(seen[-1]) + 1)
+    cols = range(before, int(seen[-1]) + 1 if whole else keys)
     ahead = 0 if isinstance(part.mask, TopLeft) else keys - queries
     rows = range(queries)
     if not cross:
@@ -94,9 +104,12 @@ def _read(mask: Mask, sequence: int, part: Part, cross: bool) -> tuple[Mask, Kep
             min(queries, max(0, cols.start - ahead)), min(queries, max(0, cols.stop - ahead))
         )
     kept = Kept(rows, cols)
-    # A token that sees nothing isn't padding: then the table means something else.
     inner = own[:, rows.start : rows.stop]
-    if not rows or not inner.any(-1).all():
+    # A token that sees nothing, or not itself, tells of a table that means something else.
+    plain = bool(rows) and (not whole or bool(inner.any(-1).all()))
+    if plain and whole and not cross and queries == keys:
+        plain = bool(own[:, rows, rows].all())
+    if not plain:
         kept, inner = everything, own
     part_of = inner[:, :, kept.cols.start : kept.cols.stop]
     if len({head.tobytes() for head in part_of}) == 1:

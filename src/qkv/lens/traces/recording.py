@@ -69,7 +69,7 @@ class Layer:
         if self.seen is None:
             # Nothing was narrowed: the stored keys are those of the calls.
             self.seen = prints(torch.cat(self.k, 2))
-        return begins_at(call.k, call.q.shape[2], self.seen)
+        return begins_at(call.k, call.q.shape[2], self.seen, cross=self.cross)
 
     def add(self, call: Call, lse: Tensor | None, start: int, ids: tuple[Any, Any]) -> None:
         """Stores a call whose keys begin at `start` among those so far."""
@@ -167,7 +167,7 @@ class Layer:
         rows, readings = [], []
         for part in parts:
             rows.append(part.rows + first)
-            readings.append(self.tables.read(part, self.cross, B))
+            readings.append(self.tables.read(part, self.cross, B, whole=len(parts) == 1))
             first += part.queries
         kept = tuple(_joined(parts, [reading[b] for reading in readings]) for b in range(B))
         masks = tuple(
@@ -206,7 +206,7 @@ class Layer:
             query_ids=_ids([part.query_ids for part in parts]),
             key_ids=self._key_ids(first),
             error=self.error,
-            note="; ".join(self.notes),
+            note="; ".join([*self.notes, *_rounding(parts)]),
             again=call.again if whole and self.chosen.dtype is None else None,
         )
 
@@ -215,6 +215,14 @@ class Layer:
             return self.key_ids
         found = _ids([part.query_ids for part in self.parts])
         return found if found is not None and found.shape[1] == self.keys == queries else None
+
+
+def _rounding(parts: list[Part]) -> list[str]:
+    """What a reader should know where lse is so large that fp32 rounds weights."""
+    finite = [part.lse[part.lse.isfinite()] for part in parts]
+    most = max((float(lse.abs().max()) for lse in finite if lse.numel()), default=0.0)
+    error = most * torch.finfo(parts[0].lse.dtype).eps / 2
+    return [f"scores reach {most:.0f}: weights are known to {error:.0e}"] if error > 1e-4 else []
 
 
 def _nothing(*_: Any) -> Any:

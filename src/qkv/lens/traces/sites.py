@@ -130,13 +130,17 @@ class Site:
     @property
     def bytes(self) -> int:
         """What is held of this layer."""
-        return sum(x.numel() * x.element_size() for x in self.held() if x is not None)
+        return sum(self.held().values())
 
-    def held(self) -> list[Tensor | None]:
-        """The tensors that are held; tables of what is allowed or added may be those of others."""
-        bias = self.bias if isinstance(self.bias, Tensor) else None
-        tables = [mask.table for mask in {*self.masks, self.mask} if isinstance(mask, Given)]
-        return [self.q, self.k, self.lse, self.v, bias, *map(torch.from_numpy, tables)]
+    def held(self) -> dict[int, int]:
+        """Where what is held lies, and its bytes; tables may be shared with other layers."""
+        tensors = [x for x in (self.q, self.k, self.lse, self.v) if x is not None]
+        tensors += [self.bias] if isinstance(self.bias, Tensor) else []
+        found = {x.data_ptr(): x.numel() * x.element_size() for x in tensors}
+        for mask in (*self.masks, self.mask):
+            if isinstance(mask, Given):
+                found[mask.table.ctypes.data] = mask.table.nbytes
+        return found
 
     def __repr__(self) -> str:
         kind = "across" if self.cross else f"window {self.window}" if self.window else "self"

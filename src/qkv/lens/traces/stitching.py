@@ -78,13 +78,16 @@ def prints(k: Float[Tensor, "B G K C"]) -> Int[Tensor, " K"]:
     return (bits * factors.to(k.device)).sum((0, 1, 3)).cpu()
 
 
-def begins_at(k: Float[Tensor, "B G K C"], queries: int, before: Tensor | None) -> int | None:
+def begins_at(
+    k: Float[Tensor, "B G K C"], queries: int, before: Tensor | None, *, cross: bool = False
+) -> int | None:
     """Where a call's keys begin among those before; None where it doesn't go on from them.
 
     Args:
         k: the keys of the call.
         queries: how many queries it has.
         before: the `prints` of all keys so far.
+        cross: of another text: then they are the same at every step.
 
     >>> x = torch.arange(6.0).reshape(1, 1, 6, 1)
     >>> begins_at(x, 1, prints(x[:, :, :5])), begins_at(x[:, :, 2:], 1, prints(x[:, :, :5]))
@@ -96,9 +99,8 @@ def begins_at(k: Float[Tensor, "B G K C"], queries: int, before: Tensor | None) 
     if before is None or known < 0 or queries == k.shape[2]:
         return None
     total = len(before)
-    if queries == 1 and k.shape[2] == total and torch.equal(prints(k), before):
-        # Keys of another text are the same at every step.
-        return 0
+    if cross:
+        return 0 if queries == 1 and torch.equal(prints(k), before) else None
     if known > total:
         return None
     # The whole past, as a cache that grows has it, or its end, as one that slides. Of a long past

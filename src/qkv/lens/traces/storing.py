@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from torch import Tensor
 from qkv.attention import ALiBi, Both, Given, Mask
 from qkv.errors import CheckpointError, QkvError
 from qkv.lens.seeing.masks import Cut, Stitched
+from qkv.lens.traces.described import RULES
 from qkv.lens.traces.disk import in_folder, unwritable
-from qkv.lens.traces.reading import FORMAT, RULES, read
+from qkv.lens.traces.reading import FORMAT, read
 from qkv.lens.traces.sites import Site
 from qkv.lens.traces.stitching import StitchedBias
 from qkv.lens.traces.trace import Trace
@@ -45,24 +47,24 @@ class _Writer:
 
     def __init__(self) -> None:
         self.tensors: dict[str, Tensor] = {}
-        # With what was named, so that nothing else gets its id.
-        self._names: dict[int, tuple[str, Any]] = {}
+        self._names: dict[Any, str] = {}
 
     def tensor(self, x: Any) -> str | None:
         if x is None:
             return None
-        if id(x) not in self._names:
-            name = f"t{len(self.tensors)}"
-            held = torch.from_numpy(_native(x)) if isinstance(x, np.ndarray) else x.detach()
-            if held.dtype not in KINDS:
-                raise QkvError(
-                    f"a tensor of {held.dtype}",
-                    "numbers of a plain type",
-                    "capture with dtype='fp32'",
-                )
-            self.tensors[name] = held
-            self._names[id(x)] = name, x
-        return self._names[id(x)][0]
+        held = _shared(x) if isinstance(x, np.ndarray) else x.detach()
+        if held.dtype not in KINDS or held.layout is not torch.strided:
+            raise QkvError(
+                f"a tensor of {held.dtype}",
+                "numbers of a plain type",
+                "capture with dtype='fp32'",
+            )
+        # What lies in one place is written once, whoever has a view of it.
+        key = (held.device, held.data_ptr(), held.shape, held.stride(), held.dtype)
+        if key not in self._names:
+            self._names[key] = f"t{len(self.tensors)}"
+            self.tensors[self._names[key]] = held
+        return self._names[key]
 
     def mask(self, mask: Mask) -> Any:
         kind = type(mask).__name__
@@ -173,7 +175,7 @@ def _write(path: Path, tensors: dict[str, Tensor], told: str) -> None:
         file.write(len(head).to_bytes(8, "little") + head)
         for name in order:
             flat = tensors[name].cpu().contiguous().flatten()
-            file.write(memoryview(flat.view(torch.uint8).numpy()))
+            file.write(flat.view(torch.uint8).numpy().data)
         file.flush()
         os.fsync(file.fileno())
 
@@ -219,14 +221,19 @@ check the path
             f"{path}: {reason}", "a trace that was saved", "write it again with trace.save"
         ) from error
     trace = Trace()
-    trace.end(found.calls, found.unseen, None, found.partial)
+    trace.end(found.calls, found.unseen, found.partial)
     trace.remember(found.texts)
     return trace
 
 
-def _native(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """An array that torch can share: forward, and of this machine's order of bytes."""
-    return np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("="))
+def _shared(x: np.ndarray[Any, Any]) -> Tensor:
+    """An array as a tensor over the same memory, which nobody writes to."""
+    if min(x.strides, default=0) < 0 or not x.dtype.isnative:
+        x = x.astype(x.dtype.newbyteorder("="), order="C")
+    with warnings.catch_warnings():
+        # Arrays that may not be written to are only read here.
+        warnings.simplefilter("ignore", UserWarning)
+        return torch.from_numpy(x)
 
 
 def _plain(value: Any) -> Any:

@@ -94,8 +94,10 @@ class Trace(Addressed):
         """What the trace holds."""
         sites = [site for calls in self._calls.values() for site in calls]
         # Layers share tables: each counts once.
-        found = {x.data_ptr(): x for site in sites for x in site.held() if x is not None}
-        return sum(x.numel() * x.element_size() for x in found.values())
+        found: dict[int, int] = {}
+        for site in sites:
+            found |= site.held()
+        return sum(found.values())
 
     @property
     def error(self) -> float:

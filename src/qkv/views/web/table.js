@@ -53,8 +53,9 @@ export function sortHeads(columns, count, sort) {
  */
 export function columnWords(column) {
   const parts = [`${column.name}: ${column.description || "a score of each head"}`.replace(/\.$/, "")];
-  if (typeof column.chance === "number") parts.push(`chance ${briefNumber(column.chance)}`);
-  if (column.chance !== null) parts.push("chance: what even attention scores on the same rows");
+  const even = "what even attention scores on the same rows";
+  if (typeof column.chance === "number") parts.push(`chance, ${even}: ${briefNumber(column.chance)}`);
+  else if (column.chance !== null) parts.push(`the mark is chance, ${even}`);
   if (column.ceiling !== null) parts.push(`ceiling ${briefNumber(column.ceiling)}`);
   return `${parts.join("; ")}.`;
 }
