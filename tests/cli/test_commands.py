@@ -230,3 +230,34 @@ def test_reader_of_a_pipe_may_leave(trained: Path) -> None:
     )
     assert len(ended.stdout) == 10
     assert ended.stderr == ""
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_output_that_knows_few_characters_gets_what_it_can(options: list[str]) -> None:
+    asked = ["steps", "--affinities", "1,8", "--values", "3,6", *options]
+    run = subprocess.run(
+        [sys.executable, "-m", "qkv", *asked],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert run.stdout.isascii()
+
+
+def test_after_training_it_says_what_to_look_at(
+    command: Command, text_file: Path, tmp_path: Path
+) -> None:
+    few = ("--budget", "1k", "--data")
+    ended = command("train", *few, text_file, "--out", tmp_path / "a", *TINY)
+    after = ended.out.partition("Next:\n")[2].splitlines()
+    names = [line.split()[1] for line in after]
+    assert names == ["sample", "inspect", "ablate", "prove"]
+    assert after[2].endswith("a --all")
+    ended = command("train", "--preset", "bigram", *few, text_file, "--out", tmp_path / "b")
+    assert "qkv inspect" not in ended.out
+    text = text_file.read_text("utf-8")
+    ended = command("train", *few, "-", "--out", tmp_path / "c", *TINY, stdin=text)
+    assert "qkv inspect" in ended.out
+    assert "c --file FILE\n" in ended.out

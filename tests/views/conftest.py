@@ -67,7 +67,8 @@ def payload(heads: list[Layer]) -> Payload:
         columns=[
             Column("induction", scores, "weight on what followed last time", 0.05, 1.0, T - 1),
             Column("entropy", {n: 2 - s for n, s in scores.items() if n != "L5H0"}, chance=scores),
+            Column("lift", {"L1H2": 0.91}, "how far that is above chance", None, 1.0),
         ],
-        kinds={"L0H1": "previous token"},
+        kinds={"L0H1": "previous token", "L1H2": "induction"},
         begin="L1H2",
     )

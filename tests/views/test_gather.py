@@ -102,7 +102,7 @@ def test_what_is_too_weak_for_a_name_stands_in_brackets() -> None:
     assert lines[1][2:] == ["·"] * 6
     told = " ".join(head_legend(table, 9))
     assert "too weak for a name" in told
-    assert "–: nothing above chance" in told
+    assert "–: nothing stands out" in told
     assert "(role)" not in " ".join(head_legend(table, 0))
 
 

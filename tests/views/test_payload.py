@@ -36,7 +36,7 @@ def test_the_header_is_plain_json_that_says_what_there_is(payload: Payload) -> N
     assert (crossed["cross"], crossed["places"], crossed["queries"]) == (True, None, 11)
     assert tail["places"] == list(range(14, 23))
     assert header["layers"][0]["heads"][1]["kind"] == "previous token"
-    assert [column["name"] for column in header["table"]] == ["induction", "entropy"]
+    assert [column["name"] for column in header["table"]] == ["induction", "entropy", "lift"]
     assert header["table"][1]["values"][-1] is None
     assert header["table"][1]["chance"][0] == 0.0
     # Texts come once, though six layers name them.

@@ -256,7 +256,7 @@ def test_heads_are_chosen_in_the_atlas_and_sorted_in_the_table(opened: Opened) -
     def shown(start: str) -> None:
         sync_api.expect(chosen).to_have_text(re.compile(f"^{start}"))
 
-    expected = "L1H2 · induction .92 over 22 rows (chance .05) · window of 5"
+    expected = "L1H2, induction · induction .92 over 22 rows (chance .05, lift .91) · window of 5"
     assert chosen.inner_text() == expected
     opened.page.keyboard.press("Home")
     shown("L1H0")

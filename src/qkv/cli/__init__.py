@@ -5,6 +5,8 @@ Commands import what they need when they run: `qkv --help` loads no torch.
 
 from __future__ import annotations
 
+import io
+import sys
 from typing import Annotated
 
 import typer
@@ -77,6 +79,10 @@ def main() -> int:
     0: done. 1: done, but something does not hold (a proof, the doctor), or the reader of a pipe
     left. 2: bad input, said in one line. 130: stopped by Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or pipe that knows few characters gets a ? for the others, not a traceback.
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
     try:
         code = app(standalone_mode=False)
     except QkvError as error:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 
 from qkv.errors import ConfigError
@@ -18,6 +19,7 @@ __all__ = [
     "counted",
     "duration",
     "err",
+    "lines_of",
     "notice",
     "one_line",
     "out",
@@ -53,7 +55,8 @@ def notice(quiet: bool = False) -> Callable[[str], None]:
 
 def print_json(data: Any) -> None:
     """Print data as JSON to standard output."""
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=plain) + "\n")
 
 
 def count(number: float) -> str:
@@ -100,6 +103,21 @@ def one_line(text: str) -> str:
     """
     shown = text.replace("\n", "⏎").replace("\t", "⇥")
     return "".join(char if char.isprintable() else "·" for char in shown)
+
+
+def lines_of(parts: list[str], between: str, width: int) -> list[str]:
+    """Return parts put together in lines no wider than `width`, where that can be.
+
+    >>> lines_of(["one", "two", "three"], ", ", 8)
+    ['one, two', 'three']
+    """
+    lines: list[str] = []
+    for part in parts:
+        if lines and cell_len(joined := lines[-1] + between + part) <= width:
+            lines[-1] = joined
+        else:
+            lines.append(part)
+    return lines
 
 
 def short_path(path: Path | str) -> str:

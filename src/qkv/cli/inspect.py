@@ -9,31 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.cells import cell_len
 
-from qkv.cli.console import count, counted, err, out, print_json, short_path
+from qkv.cli.console import count, counted, err, lines_of, out, print_json, short_path
 from qkv.cli.exports import Exports, check_page, write_exports
+from qkv.cli.head_list import head_table
 from qkv.cli.options import AsJson, TokenizerFile
 from qkv.cli.tracing import Seen, Source
 from qkv.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
     from qkv.lens import AttentionMap, Trace
-    from qkv.lens.heads.head_table import HeadTable
     from qkv.views.gather import Gathered
 
 __all__ = ["inspect_command"]
 
 SHOWN_HEADS = 10
-BAR = 12
-LEAST_BAR = 6
-GAP = 3
-"""Between columns of a table."""
-SPARED = ("rows", "entropy", "chance", "first")
-"""What a narrow terminal goes without, the first first."""
 
 
 def inspect_command(  # noqa: PLR0917 (options have names)
@@ -230,22 +222,7 @@ def _heading(seen: Seen, gathered: Gathered, width: int) -> list[str]:
         f"{counted(layers, 'layer')}, {counted(heads, 'head')}",
         seen.tokens or counted(max(one.K for one in gathered.maps.values()), "token"),
     ]
-    return _lines([part for part in parts if part], " · ", width)
-
-
-def _lines(parts: list[str], between: str, width: int) -> list[str]:
-    """Parts put together in lines no wider than `width`, where that can be.
-
-    >>> _lines(["one", "two", "three"], ", ", 8)
-    ['one, two', 'three']
-    """
-    lines: list[str] = []
-    for part in parts:
-        if lines and cell_len(joined := lines[-1] + between + part) <= width:
-            lines[-1] = joined
-        else:
-            lines.append(part)
-    return lines
+    return lines_of([part for part in parts if part], " · ", width)
 
 
 def _print_table(
@@ -256,56 +233,13 @@ def _print_table(
     assert gathered.table is not None
     console.print()
     console.print(head_table(gathered.table, gathered.telling, sort, top, console, light=light))
-    for line in _lines(head_legend(gathered.table, top, sort), " · ", console.width):
+    for line in lines_of(head_legend(gathered.table, top, sort), " · ", console.width):
         console.print(line, style="dim", markup=False)
     more = len(gathered.table) - top
     if more > 0:
         console.print(f"and {count(more)} more: --top, --sort, --csv", style="dim", markup=False)
     for note in gathered.table.notes:
         console.print(note, style="dim", markup=False)
-
-
-def head_table(
-    table: HeadTable,
-    marked: str,
-    sort: str | None,
-    top: int,
-    console: Console,
-    *,
-    light: bool = False,
-) -> Table:
-    """Return the first heads as a table, with bars as long as the lift where there is room."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    from qkv.views import DARK, LIGHT
-    from qkv.views.heads import head_lines, lift_of, ranked
-
-    colors = LIGHT if light else DARK
-    shown = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    names, lines = head_lines(table, top, sort)
-    widths = [max(map(cell_len, column)) for column in zip(names, *lines, strict=True)]
-    kept = list(range(len(names)))
-
-    def room() -> int:
-        return console.width - sum(widths[at] for at in kept) - GAP * (len(kept) - 1)
-
-    for name in SPARED:
-        if room() < 0:
-            kept.remove(names.index(name))
-    bar = min(BAR, room() - 1) if names[-1] == "lift" else 0
-    for at in kept:
-        left = at < 2 or (bar >= LEAST_BAR and names[at] == "lift")
-        shown.add_column(names[at], justify="left" if left else "right", no_wrap=True)
-    sign = "#" if console.options.ascii_only else "━"
-    for row, line in zip(ranked(table, sort), lines, strict=False):
-        cells = [Text(line[at]) for at in kept]
-        if bar >= LEAST_BAR:
-            long = max(0, round(min(lift_of(row, sort) or 0.0, 1.0) * bar))
-            cells[-1] = Text(f"{line[-1]:>4} ").append(sign * long, style=colors.shade(0.72))
-        shown.add_row(*cells, style="bold" if row.name == marked else None)
-    return shown
 
 
 def _print_maps(

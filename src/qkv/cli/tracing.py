@@ -145,13 +145,16 @@ class Source:
         if self.file == "-":
             return sys.stdin.buffer.read(MOST_BYTES).decode("utf-8", "replace")
         try:
-            if (size := Path(self.file).stat().st_size) > MOST_BYTES:
+            # A device or a pipe tells no size: what is read is bounded, not what is said.
+            with Path(self.file).open("rb") as file:
+                data = file.read(MOST_BYTES + 1)
+            if len(data) > MOST_BYTES:
                 raise TextError(
-                    f"{self.file} of {count(size)} bytes",
-                    f"at most {count(MOST_BYTES)}",
+                    f"{self.file} of more than {count(MOST_BYTES)} bytes",
+                    "a shorter text",
                     "cut out what is to be read",
                 )
-            return Path(self.file).read_text(encoding="utf-8")
+            return data.decode("utf-8")
         except UnicodeDecodeError as error:
             raise TextError(
                 f"{self.file}, which is no UTF-8 at byte {error.start}",

@@ -5,7 +5,9 @@ Importing it imports torch.
 
 from qkv.lens.edits.edits import Edits, edit
 from qkv.lens.edits.effects import effect, effects
+from qkv.lens.heads import HeadScores, HeadTable
 from qkv.lens.maps import AttentionMap, Cell, CellArithmetic, brief, visible
+from qkv.lens.pyramid import CancelledError, Pyramid
 from qkv.lens.traces.capturing import capture, record
 from qkv.lens.traces.sites import Site
 from qkv.lens.traces.storing import load
@@ -13,9 +15,13 @@ from qkv.lens.traces.trace import Trace
 
 __all__ = [
     "AttentionMap",
+    "CancelledError",
     "Cell",
     "CellArithmetic",
     "Edits",
+    "HeadScores",
+    "HeadTable",
+    "Pyramid",
     "Site",
     "Trace",
     "brief",

@@ -92,7 +92,7 @@ def head_legend(table: HeadTable, most: int, by: str | None = None) -> list[str]
     if any(name.startswith("(") for name in names):
         told.append("(role): too weak for a name")
     if NONE in names:
-        told.append(f"{NONE}: nothing above chance, or hardly any mass but on the first token")
+        told.append(f"{NONE}: nothing stands out, or hardly any mass but on the first token")
     return told
 
 

@@ -121,6 +121,14 @@ def test_errors_say_what_to_do() -> None:
         trace.rank(0, 0, by="size")
 
 
+def test_a_ranking_tells_three_digits_and_what_is_masked() -> None:
+    found = seen([{"mask": Causal()}]).rank(9, 2)
+    line = str(found).splitlines()[2].split()
+    assert line[1:3] == [f"{found[0].weight:.3f}".removeprefix("0"), ".100"]
+    ahead = seen([{"mask": Causal()}]).rank(2, 9)
+    assert str(ahead).splitlines()[2].split()[1:3] == [".00", "masked"]
+
+
 def test_a_ranking_is_read_and_written(tmp_path: Any) -> None:
     ranking = seen(LAYERS).rank(13, 3)
     assert str(ranking).splitlines()[0] == "from token 13 to token 3"

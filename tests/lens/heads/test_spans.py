@@ -160,6 +160,38 @@ def test_spans_by_expression() -> None:
     assert list(found(r"(?s)To.*so")) == ["To be, or not. That is…"[:23] + "…"]
 
 
+def test_pairs_alone_are_named_after_their_bounds() -> None:
+    trace = seen(Causal())
+    table = trace.spans([(0, 3), range(3, 10), slice(10, T)])
+    assert table.names == ("0–3", "3–10", f"10–{T}")
+    named = trace.spans({"a": (0, 3), "b": (3, 10), "c": (10, T)})
+    assert table.mass == pytest.approx(named.mass)
+    with pytest.raises(ConfigError, match=r"the spans '0–3' and '2–4', which share token 2"):
+        trace.spans([(2, 4), (0, 3)])
+    with pytest.raises(ConfigError, match=r"the span of tokens 0 to 99;"):
+        trace.spans([(0, 99)])
+    wrong: list[Any] = [10, (0, 10), [1], [(1, 2, 3)], {"a": 3}, [("a", "b")], range(3), None]
+    for given in wrong:
+        with pytest.raises(ConfigError, match=r"got spans of .*; expected names with") as told:
+            trace.spans(given)
+        assert "\n" not in str(told.value)
+
+
+def test_the_heads_farthest_above_chance_come_first() -> None:
+    table = seen(Causal(), Window(4)).spans(SPANS)
+    above = table.mass - table.chance
+    best = [table.heads[at] for at in np.argsort(-above.max((1, 2)), kind="stable")]
+    found = table.top(4)
+    assert list(found.heads) == best[:4]
+    assert found[best[1]] == pytest.approx(table[best[1]])
+    one = table.top(99, "b", "a")
+    order = np.argsort(-above[:, 1, 0], kind="stable")
+    assert list(one.heads) == [table.heads[at] for at in order]
+    assert len(table.top(0)) == len(table.top(-1)) == 0
+    with pytest.raises(ConfigError, match="the span 'z'"):
+        table.top(3, "z")
+
+
 def test_what_is_wrong_is_said_in_one_line() -> None:
     trace = seen(Causal())
     for spans, said in (

@@ -15,6 +15,7 @@ import qkv
 from qkv.attention import ALiBi, Causal, Padding, Window, attend
 from qkv.errors import QkvError, ResourceError
 from qkv.lens import Trace, capture
+from qkv.lens.seeing.masks import Stitched
 from qkv.lens.traces import disk
 from qkv.text import ByteTokenizer
 
@@ -227,3 +228,13 @@ def test_steps_of_a_cache_are_saved(bias: Any, tmp_path: Path) -> None:
     assert trace.layers[0].Q == T
     again = qkv.load(trace.save(tmp_path / "t.safetensors"))
     assert (all_patterns(again) == all_patterns(trace)).all()
+
+
+def test_parts_that_begin_before_the_first_key_are_saved(tmp_path: Path) -> None:
+    trace = stepped()
+    site = trace.layers[0]
+    parts = ((Window(4), T - 2, -3, T + 1), (Causal(), 2, 0, T))
+    trace.end({0: [site.only(mask=Stitched(parts), masks=(Stitched(parts),))]}, {})
+    again = qkv.load(trace.save(tmp_path / "t.safetensors"))
+    with np.errstate(over="ignore"):
+        assert (all_patterns(again) == all_patterns(trace)).all()

@@ -107,9 +107,12 @@ class Masks:
         lead, rows = (1, 1), 0
         for i, one in enumerate(listed(told, field)):
             part, *sizes = listed(one, f"{field}, part {i},", 4)
-            count, first, size = (whole(n, f"{field}, part {i},", 0, LARGEST) for n in sizes)
-            if not size or first + size > keys:
-                wrong(f"{field}, part {i},", sizes, f"within {keys} keys")
+            where = f"{field}, part {i},"
+            count, size = (whole(n, where, 0, LARGEST) for n in sizes[::2])
+            # Padding before the first key that is kept makes a part begin before it.
+            first = whole(sizes[1], where, -size, keys - size)
+            if not size:
+                wrong(where, sizes, "a part with keys")
             own, its = of(part, field, count, size, depth + 1)
             lead, rows = _common(lead, its, field), rows + count
             found.append((own, count, first, size))

@@ -65,9 +65,6 @@ def read(told: Any, tensors: dict[str, Tensor]) -> Found:
     for name, kind in unseen.items():
         text(kind, f"unseen[{name!r}]")
     texts = _texts(member(given, "texts", ""), calls)
-    for sites in calls.values():
-        for site in sites:
-            reader.stands(site, texts)
     return Found(calls, unseen, texts, text(given.get("partial", ""), "partial"))
 
 
@@ -139,16 +136,6 @@ class _Reader(Masks):
             note=text(member(given, "note", field), f"{field}.note"),
             **others,
         )
-
-    def stands(self, site: Site, texts: dict[int, tuple[str, ...]]) -> None:
-        """Checks that queries stand at keys that have a text, where there are texts."""
-        for b, kept in enumerate(site.kept):
-            if site.at is None or len(texts.get(b, ())) != site.K:
-                continue
-            own = site.at[site.rows[(site.rows >= kept.rows.start) & (site.rows < kept.rows.stop)]]
-            if own.size and own.min() >= kept.cols.start:
-                field = f"layer {site.index}, at"
-                self.within(own, field, kept.cols.start, kept.cols.stop)
 
     def kept(self, given: dict[str, Any], field: str, sizes: _Sizes) -> tuple[Kept, ...]:
         found = []

@@ -160,7 +160,7 @@ class Site:
         cols = slice(kept.cols.start, kept.cols.stop)
         keys = self._labels(labels, kept)
         at = None if self.at is None else self.at[self.rows[stored]] - kept.cols.start
-        lined_up = not self.cross and at is not None and bool((at >= 0).all())
+        lined_up = at is not None and bool(((at >= 0) & (at < len(kept.cols))).all())
         asking = tuple(keys[i] for i in at) if keys and lined_up and at is not None else ()
         group = self.groups[place]
         notes = (self.note, kept.note(self.K))

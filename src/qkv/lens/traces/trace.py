@@ -376,7 +376,8 @@ class Trace(Addressed):
     def _key_texts(self, site: Site, sequence: int) -> tuple[str, ...]:
         if self._labels:
             return self._labels
-        if len(stored := self._texts.get(sequence, ())) == site.K:
+        stored = self._texts.get(sequence, ())
+        if stored and len(stored) in (site.K, len(site.kept[sequence].cols)):
             return stored
         if self._tokenizer is None or site.key_ids is None:
             return ()
