@@ -52,7 +52,7 @@ export function mountWhy(element, props) {
     if (!reading.allowed) rows.push(line("allowed by the mask", "no"), line("weight", "0", "qkv-sum"));
     else {
       rows.push(line("allowed by the mask", count === null ? "yes" : count === 1 ? "yes, alone" : `yes, with ${(count - 1).toLocaleString("en")} more`));
-      if (count > 1) rows.push(line(`even over this row’s ${count.toLocaleString("en")} keys`, briefWeight(1 / count)));
+      if (count > 1) rows.push(line(`even, this row: 1/${count.toLocaleString("en")}`, briefWeight(1 / count)));
       rows.push(line("step of the ramp", levelWords(reading)));
       rows.push(line("weight", readingWords(reading), "qkv-sum"));
     }
