@@ -12,7 +12,7 @@ from qkv.lens.heads.head_scores import Score, name_of
 from qkv.lens.heads.head_table import HeadRow, HeadTable, score_heads
 
 if TYPE_CHECKING:
-    from qkv.lens.maps import AttentionMap
+    from qkv.lens.maps.attention_map import AttentionMap
 
 __all__ = ["HeadScores", "student"]
 

@@ -19,7 +19,7 @@ from qkv.lens.heads.layouts import Layout
 from qkv.lens.heads.reading import Reading, read_head
 
 if TYPE_CHECKING:
-    from qkv.lens.maps import AttentionMap
+    from qkv.lens.maps.attention_map import AttentionMap
 
 __all__ = ["FORMULAS", "Formula", "Score", "name_of", "score_head", "strongest"]
 

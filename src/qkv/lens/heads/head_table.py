@@ -17,7 +17,7 @@ from qkv.lens.heads.tables import csv_text, data_frame, html_table, number, plai
 from qkv.lens.heads.workers import side_by_side
 
 if TYPE_CHECKING:
-    from qkv.lens.maps import AttentionMap
+    from qkv.lens.maps.attention_map import AttentionMap
 
 __all__ = ["HeadRow", "HeadTable", "score_heads"]
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from qkv.lens.heads.pairs import allowed_pairs, allowed_sums, same_mask, uniform_distance
 
 if TYPE_CHECKING:
-    from qkv.lens.scores import Head
+    from qkv.lens.maps.head import Head
 
 __all__ = ["Layout", "Layouts", "Targets"]
 

@@ -17,7 +17,7 @@ from qkv.attention.steps import BiasTiles
 from qkv.lens.seeing.masks import Cut
 
 if TYPE_CHECKING:
-    from qkv.lens.scores import Head
+    from qkv.lens.maps.head import Head
 
 __all__ = ["allowed_pairs", "allowed_sums", "same_mask", "uniform_distance", "weights_of_pairs"]
 

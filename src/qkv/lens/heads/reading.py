@@ -17,11 +17,11 @@ from torch import Tensor
 from qkv.attention.steps import BiasTiles
 from qkv.lens.heads.layouts import Layout, Targets
 from qkv.lens.heads.pairs import weights_of_pairs
+from qkv.lens.maps.sweep import Sweep, Tile, expected_sums, plainly, tensor
 from qkv.lens.seeing.masks import Cut, CutBias
-from qkv.lens.sweep import Sweep, Tile, expected_sums, plainly, tensor
 
 if TYPE_CHECKING:
-    from qkv.lens.maps import AttentionMap
+    from qkv.lens.maps.attention_map import AttentionMap
 
 __all__ = ["Reading", "Scan", "read_head", "some_rows"]
 

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from qkv.errors import ConfigError, QkvError
 from qkv.lens.heads.workers import side_by_side
-from qkv.lens.sweep import Sweep, expected_sums, plainly, precision
+from qkv.lens.maps.sweep import Sweep, expected_sums, plainly, precision
 
 if TYPE_CHECKING:
-    from qkv.lens.maps import AttentionMap
+    from qkv.lens.maps.attention_map import AttentionMap
     from qkv.lens.traces.trace import Trace
 
 __all__ = ["rollout"]

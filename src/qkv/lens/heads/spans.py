@@ -15,10 +15,10 @@ from qkv.lens.heads.one_text import one_text
 from qkv.lens.heads.pairs import allowed_sums, same_mask
 from qkv.lens.heads.span_table import REST, SINK, SpanTable
 from qkv.lens.heads.text_spans import SpansLike, read_spans
-from qkv.lens.sweep import expected_sums
+from qkv.lens.maps.sweep import expected_sums
 
 if TYPE_CHECKING:
-    from qkv.lens.maps import AttentionMap
+    from qkv.lens.maps.attention_map import AttentionMap
     from qkv.lens.traces.sites import Site
     from qkv.lens.traces.trace import Trace
 

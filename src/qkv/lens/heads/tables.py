@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from qkv.errors import ResourceError
-from qkv.lens.cells import brief
+from qkv.lens.maps.cells import brief
 
 __all__ = ["csv_text", "data_frame", "html_table", "number", "plain_table", "write_text"]
 

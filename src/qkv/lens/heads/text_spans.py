@@ -10,7 +10,7 @@ from operator import index
 from typing import Any, TypeAlias
 
 from qkv.errors import ConfigError, TextError
-from qkv.lens.cells import GLYPHS, visible
+from qkv.lens.maps.cells import GLYPHS, visible
 
 __all__ = ["SpansLike", "read_spans"]
 

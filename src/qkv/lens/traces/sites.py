@@ -15,7 +15,7 @@ from torch import Tensor
 from qkv.attention import Given, Mask, Window
 from qkv.attention.steps import BiasTiles
 from qkv.errors import QkvError, ShapeError
-from qkv.lens.maps import AttentionMap
+from qkv.lens.maps.attention_map import AttentionMap
 from qkv.lens.seeing.calls import ScoreMod
 from qkv.lens.traces.parts import array, bias_of, mask_of, mix_of, score_mod_of
 

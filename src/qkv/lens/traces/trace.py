@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qkv.errors import QkvError, ResourceError, ShapeError
 from qkv.lens.display import mimebundle
-from qkv.lens.maps import AttentionMap, visible
+from qkv.lens.maps.attention_map import AttentionMap, visible
 from qkv.lens.seeing.tokens import texts_of
 from qkv.lens.traces.addressing import Addressed
 from qkv.lens.traces.memory import free_bytes, sized

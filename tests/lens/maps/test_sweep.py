@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from qkv.lens.sweep import Sweep, cut, expected_sums, precision
+from qkv.lens.maps.sweep import Sweep, cut, expected_sums, precision
 
 Q, K = 37, 53
 Make = Callable[..., Any]
@@ -20,8 +20,8 @@ Make = Callable[..., Any]
 @pytest.fixture
 def threads(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Two threads, however small the map and the machine."""
-    monkeypatch.setattr("qkv.lens.sweep.THREADED_CELLS", 0)
-    monkeypatch.setattr("qkv.lens.sweep.TILE_ROWS", 5)
+    monkeypatch.setattr("qkv.lens.maps.sweep.THREADED_CELLS", 0)
+    monkeypatch.setattr("qkv.lens.maps.sweep.TILE_ROWS", 5)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -93,7 +93,7 @@ def test_large_scores_are_taken_in_float64(
     plain, large = known("causal", Q, K).head, known("unscaled", Q, K).head
     rows, cols = range(Q), range(K)
     assert precision(plain, rows, cols) == torch.float64
-    monkeypatch.setattr("qkv.lens.sweep.EXACT_CELLS", 0)
+    monkeypatch.setattr("qkv.lens.maps.sweep.EXACT_CELLS", 0)
     assert precision(plain, rows, cols) == torch.float32
     assert precision(large, rows, cols) == torch.float64
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 if TYPE_CHECKING:
-    from qkv.lens.scores import Head
+    from qkv.lens.maps.head import Head
 
 __all__ = ["Cell", "CellArithmetic", "brief", "visible"]
 

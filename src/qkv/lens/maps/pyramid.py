@@ -22,11 +22,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from qkv.errors import QkvError
-from qkv.lens.pooling import How, blocks_of, check_block, pool_again, pool_keys, pool_queries
-from qkv.lens.sweep import TILE_ROWS, Sweep, Tile, expected_sums, finite, precision
+from qkv.lens.maps.pooling import How, blocks_of, check_block, pool_again, pool_keys, pool_queries
+from qkv.lens.maps.sweep import TILE_ROWS, Sweep, Tile, expected_sums, finite, precision
 
 if TYPE_CHECKING:
-    from qkv.lens.scores import Head
+    from qkv.lens.maps.head import Head
 
 __all__ = ["CancelledError", "Pyramid", "build", "survey"]
 

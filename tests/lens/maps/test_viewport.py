@@ -13,7 +13,7 @@ import pytest
 from qkv.attention import Causal
 from qkv.errors import QkvError
 from qkv.lens import AttentionMap
-from qkv.lens.pyramid import remembered
+from qkv.lens.maps.pyramid import remembered
 
 Q, K = 307, 521
 Make = Callable[..., Any]
@@ -69,7 +69,7 @@ def test_cells_one_to_one_are_exact(known: Make) -> None:
 def test_a_large_view_builds_the_pyramid_and_a_small_one_does_not(
     known: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qkv.lens.viewport.DIRECT_CELLS", 1000)
+    monkeypatch.setattr("qkv.lens.maps.viewport.DIRECT_CELLS", 1000)
     head = known("causal", Q, K).head
     head.viewport(range(Q), range(K), (Q, K))
     assert remembered(head) is None
@@ -100,7 +100,7 @@ def test_every_kind_of_map_is_proved(
     assert proof.rows == range(Q)
     assert proof.largest_row_error < 1e-11
     assert proof.largest_cell_error < 1e-11
-    monkeypatch.setattr("qkv.lens.sweep.EXACT_CELLS", 0)
+    monkeypatch.setattr("qkv.lens.maps.sweep.EXACT_CELLS", 0)
     proof = head.proof(range(3, 290))
     assert proof.rows == range(3, 290)
     assert proof.largest_row_error < 2e-5
@@ -110,7 +110,7 @@ def test_every_kind_of_map_is_proved(
 
 
 def test_fp32_views_tell_their_error(known: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qkv.lens.sweep.EXACT_CELLS", 0)
+    monkeypatch.setattr("qkv.lens.maps.sweep.EXACT_CELLS", 0)
     head, pattern, *_ = known("full", Q, K)
     view = head.viewport(range(Q), range(K), (Q, K))
     assert 1e-12 < view.cell_error < 1e-6

@@ -16,14 +16,14 @@ from jaxtyping import Bool, Float
 
 from qkv.attention import MaskLike, as_mask
 from qkv.errors import QkvError
-from qkv.lens import metrics
-from qkv.lens.cells import Cell, CellArithmetic, arithmetic, brief, visible
 from qkv.lens.display import mimebundle
-from qkv.lens.pooling import How, pool, pool_allowed
-from qkv.lens.pyramid import Cancel, Progress, Pyramid, build, remembered, survey
-from qkv.lens.scores import Head, ScoreMod
-from qkv.lens.sweep import log_sum_exp
-from qkv.lens.viewport import RowProof, Viewport, prove, viewport
+from qkv.lens.maps import metrics
+from qkv.lens.maps.cells import Cell, CellArithmetic, arithmetic, brief, visible
+from qkv.lens.maps.head import Head, ScoreMod
+from qkv.lens.maps.pooling import How, pool, pool_allowed
+from qkv.lens.maps.pyramid import Cancel, Progress, Pyramid, build, remembered, survey
+from qkv.lens.maps.sweep import log_sum_exp
+from qkv.lens.maps.viewport import RowProof, Viewport, prove, viewport
 
 __all__ = ["AttentionMap", "Cell", "CellArithmetic", "ScoreMod", "brief", "visible"]
 

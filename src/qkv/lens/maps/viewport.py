@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from qkv.errors import QkvError
-from qkv.lens.pooling import How, blocks_of, check_block, pool, pool_allowed
-from qkv.lens.pyramid import FINEST, Pyramid, build, remembered
-from qkv.lens.sweep import Sweep, expected_sums, precision
+from qkv.lens.maps.pooling import How, blocks_of, check_block, pool, pool_allowed
+from qkv.lens.maps.pyramid import FINEST, Pyramid, build, remembered
+from qkv.lens.maps.sweep import Sweep, expected_sums, precision
 
 if TYPE_CHECKING:
-    from qkv.lens.scores import Head
+    from qkv.lens.maps.head import Head
 
 __all__ = ["RowProof", "Viewport", "prove", "viewport"]
 

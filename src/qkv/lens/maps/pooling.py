@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from qkv.errors import QkvError
-from qkv.lens.sweep import Sweep, precision
+from qkv.lens.maps.sweep import Sweep, precision
 
 if TYPE_CHECKING:
-    from qkv.lens.scores import Head
+    from qkv.lens.maps.head import Head
 
 __all__ = [
     "How",

@@ -19,11 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from qkv.lens.cells import Cell
-from qkv.lens.sweep import Sweep, Tile
+from qkv.lens.maps.cells import Cell
+from qkv.lens.maps.sweep import Sweep, Tile
 
 if TYPE_CHECKING:
-    from qkv.lens.scores import Head
+    from qkv.lens.maps.head import Head
 
 __all__ = ["confidence", "distance", "entropy", "received", "strongest"]
 

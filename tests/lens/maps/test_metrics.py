@@ -22,13 +22,13 @@ Make = Callable[..., Any]
 def tolerance(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float:
     """Takes a map as one tile or as many, in float64 or in fp32; what may be missed."""
     if request.param != "one tile":
-        monkeypatch.setattr("qkv.lens.sweep.TILE_ROWS", 5)
-        monkeypatch.setattr("qkv.lens.sweep.TILE_CELLS", 40)
+        monkeypatch.setattr("qkv.lens.maps.sweep.TILE_ROWS", 5)
+        monkeypatch.setattr("qkv.lens.maps.sweep.TILE_CELLS", 40)
     if request.param == "fp32 in threads":
-        monkeypatch.setattr("qkv.lens.sweep.THREADED_CELLS", 0)
+        monkeypatch.setattr("qkv.lens.maps.sweep.THREADED_CELLS", 0)
     if "fp32" not in request.param:
         return 1e-12
-    monkeypatch.setattr("qkv.lens.sweep.EXACT_CELLS", 0)
+    monkeypatch.setattr("qkv.lens.maps.sweep.EXACT_CELLS", 0)
     return 3e-5
 
 

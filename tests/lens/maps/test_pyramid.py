@@ -14,7 +14,7 @@ import pytest
 from qkv.attention import Causal, Padding, Window
 from qkv.errors import QkvError
 from qkv.lens import AttentionMap
-from qkv.lens.pyramid import CancelledError, Pyramid, remembered, survey
+from qkv.lens.maps.pyramid import CancelledError, Pyramid, remembered, survey
 
 # More than one band of 256 rows, and no whole blocks at the ends.
 Q, K = 307, 521
@@ -54,7 +54,7 @@ def test_levels_sum_to_the_number_of_rows(known: Make) -> None:
 
 
 def test_fp32_is_near_enough(known: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qkv.lens.sweep.EXACT_CELLS", 0)
+    monkeypatch.setattr("qkv.lens.maps.sweep.EXACT_CELLS", 0)
     head, pattern, lse, _ = known("softcap", Q, K)
     for each in (head, survey(head)):
         assert each.lse == pytest.approx(lse, abs=2e-6)
@@ -91,7 +91,7 @@ def test_a_band_keeps_only_what_its_mask_can_reach() -> None:
 def test_the_base_is_as_fine_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.zeros((1024, 1))
     for most, base in ((35_000, 16), (34_900, 32), (8700, 64), (10, 256)):
-        monkeypatch.setattr("qkv.lens.pyramid.BYTES", most)
+        monkeypatch.setattr("qkv.lens.maps.pyramid.BYTES", most)
         pyramid = AttentionMap.survey(x, x).pyramid()
         assert pyramid.base == base
         assert pyramid.nbytes - pyramid.row_errors.nbytes <= max(most, 200)

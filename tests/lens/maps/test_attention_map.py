@@ -92,8 +92,8 @@ def test_pooling_and_scanning_by_strips(
     q, k = draw(rng)
     whole = AttentionMap.of(q, k, mask=Causal(), labels=[str(x) for x in range(K)])
     expected = whole.pool(3, "max"), whole.strongest(), whole.lse
-    monkeypatch.setattr("qkv.lens.sweep.TILE_CELLS", 6)
-    monkeypatch.setattr("qkv.lens.sweep.TILE_ROWS", 2)
+    monkeypatch.setattr("qkv.lens.maps.sweep.TILE_CELLS", 6)
+    monkeypatch.setattr("qkv.lens.maps.sweep.TILE_ROWS", 2)
     cut = AttentionMap.of(q, k, mask=Causal())
     assert cut.pool(3, "max") == pytest.approx(expected[0], abs=1e-12)
     assert cut.strongest() == expected[1]
