@@ -48,4 +48,6 @@ def _figure(figure: Any) -> str:
         middle, low, high = figure.values()
         unit = " ms" if "median_ms" in figure else ""
         return f"{middle:,.2f}{unit}  ({low:,.2f} to {high:,.2f})"
-    return f"{figure:.1e}" if 0 < abs(figure) < 0.05 else f"{figure:,.1f}"
+    if 0 < abs(figure) < 10:
+        return f"{figure:.1e}" if abs(figure) < 0.05 else f"{figure:.3g}"
+    return f"{figure:,.1f}"
