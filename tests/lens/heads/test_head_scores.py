@@ -117,6 +117,34 @@ def test_a_perfect_head_bears_its_name(name: str, rng: np.random.Generator) -> N
     )
 
 
+def test_a_head_of_single_keys_is_as_sure_as_can_be(rng: np.random.Generator) -> None:
+    ids = tokens(rng)
+    # It looks two tokens back, where there are two.
+    places = np.arange(K - Q, K)
+    targets = np.eye(K)[np.maximum(places - 2, 0)] > 0
+    head = head_on(targets, Causal(), ids)
+    found = {name: score for name, score in score_head(head).items() if score is not None}
+    assert found["confidence"].score == pytest.approx(found["confidence"].ceiling, abs=1e-6)
+    assert found["confidence"].chance == pytest.approx((1 / (places + 1)).mean(), abs=1e-6)
+    assert found["entropy"].score == pytest.approx(0, abs=1e-6)
+    assert found["entropy"].chance == pytest.approx(np.log(places + 1).mean(), abs=1e-6)
+    assert found["distance"].score == pytest.approx(2, abs=1e-6)
+    assert found["distance"].chance == pytest.approx(places.mean() / 2, abs=1e-6)
+    assert found["uniform"].score == pytest.approx((1 / (places + 1)).mean(), abs=1e-6)
+
+
+def test_the_norm_of_a_head_of_single_keys_is_that_of_their_outputs(
+    rng: np.random.Generator,
+) -> None:
+    ids, v, w_o = tokens(rng), rng.normal(size=(K, 3)), rng.normal(size=(3, 5))
+    places = np.arange(K - Q, K)
+    targets = np.eye(K)[np.maximum(places - 1, 0)] > 0
+    found = score_head(head_on(targets, Causal(), ids, v=v, w_o=w_o))["norm"]
+    wanted_norm = np.linalg.norm(v[np.maximum(places - 1, 0)] @ w_o, axis=-1).mean()
+    assert found is not None
+    assert found.score == pytest.approx(wanted_norm, rel=1e-6)
+
+
 def test_uniform_attention_bears_its_name(rng: np.random.Generator) -> None:
     assert name_of(score_head(blank(Causal(), tokens(rng)))) == "uniform"
 
