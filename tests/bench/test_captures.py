@@ -20,4 +20,5 @@ def test_every_figure_is_there_and_every_row_is_whole() -> None:
     assert told["largest_row_sum_error"] < 1e-5
     figures = memory.figures
     assert 0 < figures["share_of_output_attentions"] <= 1.1
-    assert figures["captured_mib"] > figures["captured_growth_mib"] > 0
+    # So small a pass may stay below what building the model took.
+    assert figures["captured_mib"] > figures["captured_growth_mib"] >= 0
