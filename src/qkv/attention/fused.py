@@ -5,8 +5,9 @@ Three ways to the same numbers; `attend` takes the fastest that is exact for the
 * **sdpa**: torch's own kernel, for no mask or plain causal;
 * **table**: the same kernel, given mask and bias as one table to add, where that table is small or
   no larger than what the caller gave;
-* **blocked**: tiles with an online softmax (`tiles`), for everything else: lse, softcap, a bias
-  that learns, long texts under a mask object.
+* **blocked**: tiles with an online softmax (`tiles`), for everything else: softcap, a bias that
+  learns, long texts under a mask object, and lse where torch's kernel can't give it (with a
+  gradient, below fp32, off the CPU).
 
 Types below fp32 are widened for torch's kernel where a gradient is wanted on the CPU (it is faster
 and more precise) and where there is a bias (bf16 would round -250 to the nearest 1).

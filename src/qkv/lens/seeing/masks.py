@@ -96,21 +96,17 @@ class Computed(Seen):
 
 
 @dataclass(frozen=True, eq=False)
-class Cut(Seen):
-    """Some rows and columns of one sequence and head of a mask, counted anew from 0.
+class _Part:
+    """Some rows and columns of one sequence and head of something that is asked by the tile.
 
     Args:
-        whole: the mask of all queries and keys.
+        whole: the mask or bias of all queries and keys.
         sequence, head: which of its leading axes; several heads keep theirs.
         rows, cols: places in the whole, (Q,) and (K,).
         queries, keys: how many the whole has.
-
-    >>> Cut(Causal(), 0, 0, np.array([1, 2]), np.array([0, 2]), 3, 3).dense(2, 2).astype(int)
-    array([[1, 0],
-           [1, 1]])
     """
 
-    whole: Mask
+    whole: Any
     sequence: int
     head: int | tuple[int, ...]
     rows: Int[np.ndarray, " Q"]
@@ -118,8 +114,10 @@ class Cut(Seen):
     queries: int
     keys: int
 
-    def allowed(self, rows: Positions, cols: Positions, *, queries: int, keys: int) -> Any:
-        tile = self.whole.allowed(
+    def _of_whole(
+        self, ask: Callable[..., Any], rows: Positions, cols: Positions, queries: int, keys: int
+    ) -> Any:
+        tile = ask(
             self.rows[indices(rows, queries)],
             self.cols[indices(cols, keys)],
             queries=self.queries,
@@ -129,25 +127,29 @@ class Cut(Seen):
 
 
 @dataclass(frozen=True, eq=False)
-class CutBias:
-    """Some rows and columns of one sequence and head of a bias that is given by the tile."""
+class Cut(_Part, Seen):
+    """A part of a mask, its queries and keys counted anew from 0.
+
+    >>> Cut(Causal(), 0, 0, np.array([1, 2]), np.array([0, 2]), 3, 3).dense(2, 2).astype(int)
+    array([[1, 0],
+           [1, 1]])
+    """
+
+    whole: Mask
+
+    def allowed(self, rows: Positions, cols: Positions, *, queries: int, keys: int) -> Any:
+        return self._of_whole(self.whole.allowed, rows, cols, queries, keys)
+
+
+@dataclass(frozen=True, eq=False)
+class CutBias(_Part):
+    """A part of a bias that is given by the tile."""
 
     whole: BiasTiles
-    sequence: int
-    head: int | tuple[int, ...]
-    rows: Int[np.ndarray, " Q"]
-    cols: Int[np.ndarray, " K"]
-    queries: int
-    keys: int
 
     def tile(self, rows: Positions, cols: Positions, *, queries: int, keys: int) -> Any:
-        tile = self.whole.tile(
-            self.rows[indices(rows, queries)],
-            self.cols[indices(cols, keys)],
-            queries=self.queries,
-            keys=self.keys,
-        )
-        return pick(tile, self.sequence, self.head)
+        """The bias at some query rows and key columns."""
+        return self._of_whole(self.whole.tile, rows, cols, queries, keys)
 
 
 @dataclass(frozen=True, eq=False)

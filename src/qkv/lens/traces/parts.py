@@ -30,8 +30,8 @@ def array(x: Tensor) -> Array:
 
 def rows_of(site: Site, sequence: int) -> Array:
     """The stored queries that aren't padding, as places among those that aren't."""
-    kept = site.kept[sequence].rows
-    return site.rows[np.isin(site.rows, kept)] - kept.start
+    kept = site.kept[sequence]
+    return site.rows[kept.held(site.rows)] - kept.rows.start
 
 
 def mask_of(site: Site, sequence: int, place: int | None = None) -> Mask:
@@ -51,7 +51,7 @@ def bias_of(site: Site, sequence: int, place: int | None = None) -> Any:
     if site.bias is None:
         return None
     kept, head = site.kept[sequence], site.heads if place is None else site.heads[place]
-    stored = site.rows[np.isin(site.rows, kept.rows)]
+    stored = site.rows[kept.held(site.rows)]
     if not isinstance(site.bias, Tensor):
         cols = np.array(kept.cols)
         return CutBias(site.bias, sequence, head, stored, cols, site.queries, site.K)
@@ -89,7 +89,7 @@ def tensors_of(site: Site, sequence: int) -> tuple[Tensor, Tensor, Tensor]:
     Keys stand once for each head where the stored heads don't share them evenly.
     """
     kept = site.kept[sequence]
-    rows = torch.from_numpy(np.flatnonzero(np.isin(site.rows, kept.rows)))
+    rows = torch.from_numpy(np.flatnonzero(kept.held(site.rows)))
     q, lse = site.q[sequence], site.lse[sequence]
     if len(rows) != site.Q:
         q, lse = q[:, rows], lse[:, rows]

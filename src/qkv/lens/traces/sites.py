@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from qkv.attention import Given, Mask, Window
@@ -30,6 +30,14 @@ class Kept:
 
     rows: range
     cols: range
+
+    def held(self, queries: Int[Array, " Q"]) -> Bool[Array, " Q"]:
+        """Which of some queries are kept.
+
+        >>> Kept(range(1, 3), range(3)).held(np.array([0, 1, 2, 3])).tolist()
+        [False, True, True, False]
+        """
+        return np.asarray((queries >= self.rows.start) & (queries < self.rows.stop))
 
     def note(self, keys: int) -> str:
         """What a reader should know of it."""
@@ -155,7 +163,7 @@ class Site:
             QkvError: where the head isn't stored.
         """
         place, kept = self._stored(head), self.kept[sequence]
-        stored = np.flatnonzero(np.isin(self.rows, kept.rows))
+        stored = np.flatnonzero(kept.held(self.rows))
         taken: Any = slice(stored[0], stored[-1] + 1) if _contiguous(stored) else stored
         cols = slice(kept.cols.start, kept.cols.stop)
         keys = self._labels(labels, kept)

@@ -286,7 +286,7 @@ def _count(number: int, what: str) -> str:
 def _dense(site: Site) -> Tensor:
     whole = torch.zeros(site.B, site.H, site.queries, site.K)
     for sequence in range(site.B):
-        rows = torch.from_numpy(site.rows[np.isin(site.rows, site.kept[sequence].rows)])
+        rows = torch.from_numpy(site.rows[site.kept[sequence].held(site.rows)])
         cols = site.kept[sequence].cols
         for place, head in enumerate(site.heads):
             found = site.map(sequence, head)
