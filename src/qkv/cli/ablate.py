@@ -15,7 +15,7 @@ from qkv.cli.console import count, err, out, print_json
 from qkv.cli.effects import print_effect, print_heads
 from qkv.cli.model import need_tokenizer, run_note, validation_ids
 from qkv.cli.named import require_model
-from qkv.cli.options import AsJson, Run, TokenizerFile
+from qkv.cli.options import AsJson, Run, Text, TokenizerFile
 from qkv.errors import CheckpointError, ConfigError, TextError
 
 if TYPE_CHECKING:
@@ -40,12 +40,7 @@ def ablate_command(  # noqa: PLR0917 (options have names)
             show_default=False,
         ),
     ] = None,
-    text: Annotated[
-        str | None,
-        typer.Option(
-            "--text", "-t", help="The text to read.", show_default="the run's own validation text"
-        ),
-    ] = None,
+    text: Text = None,
     file: Annotated[
         str | None,
         typer.Option(

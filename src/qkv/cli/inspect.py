@@ -13,7 +13,7 @@ import typer
 from qkv.cli.console import count, counted, err, lines_of, out, print_json, short_path
 from qkv.cli.exports import Exports, check_page, write_exports
 from qkv.cli.head_list import head_table
-from qkv.cli.options import AsJson, TokenizerFile
+from qkv.cli.options import AsJson, Text, TokenizerFile
 from qkv.cli.tracing import Seen, Source
 from qkv.errors import ConfigError, ResourceError
 
@@ -38,12 +38,7 @@ def inspect_command(  # noqa: PLR0917 (options have names)
             show_default=False,
         ),
     ],
-    text: Annotated[
-        str | None,
-        typer.Option(
-            "--text", "-t", help="The text to read.", show_default="the run's own validation text"
-        ),
-    ] = None,
+    text: Text = None,
     file: Annotated[
         str | None,
         typer.Option("--file", "-f", metavar="FILE", help="Read a file, or - standard input."),

@@ -16,6 +16,7 @@ __all__ = [
     "Run",
     "Seed",
     "Settings",
+    "Text",
     "TokenizerFile",
     "check_device",
     "require_alone",
@@ -42,6 +43,12 @@ Run = Annotated[
         metavar="RUN",
         help="A run, a checkpoint, a Hugging Face folder, a nanoGPT folder or a GGUF file.",
         show_default=False,
+    ),
+]
+Text = Annotated[
+    str | None,
+    typer.Option(
+        "--text", "-t", help="The text to read.", show_default="the run's own validation text"
     ),
 ]
 TokenizerFile = Annotated[
