@@ -16,7 +16,7 @@ import pytest
 from qkv import __version__
 from qkv.models import count_parameters
 from qkv.training import RunDirectory
-from qkv.training.estimate import training_flops_per_token
+from qkv.training.flops import training_flops_per_token
 
 Command = Callable[..., Any]
 COMMANDS = [

@@ -41,7 +41,7 @@ def test_as_data() -> None:
     found = checks()
     assert list(found) == NAMES
     assert found["torch"]["data"]["version"].startswith("2.")
-    assert set(found["precision"]["data"]["gflops"]) == {"fp32", "bf16"}
+    assert set(found["precision"]["data"]["gflops"]) == {"fp32", "bf16", "int8"}
     assert found["precision"]["data"]["auto"] in ("fp32", "bf16")
     assert "cpu" in found["devices"]["data"]["devices"]
     assert found["disk"]["data"]["free_gb"]["here"] > 0

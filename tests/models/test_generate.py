@@ -18,6 +18,7 @@ from qkv.models import (
     build_model,
     generate,
 )
+from qkv.models.decode import Decoder
 from qkv.models.generate import choose
 
 from .conftest import scramble, tokens
@@ -35,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "window, learned": {"window": 3, "positions": "learned"},
     "softcap": {"softcap": 2.0, "logit_softcap": 3.0},
     "no qk-norm": {"qk_norm": False, "norm": "layer", "bias": True, "tied": True},
+    "gate": {"activation": "swiglu", "bias": True},
     "everything": {"window": 4, "softcap": 2.0, "kv_heads": 2, "positions": "alibi"},
 }
 
@@ -89,12 +91,61 @@ def test_of_a_prompt_beyond_the_context_the_end_counts() -> None:
     assert torch.equal(run(model, prompt, 20), run(model, prompt[:, -CONTEXT:], 20))
 
 
-def test_a_row_of_a_batch_gives_what_it_gives_alone() -> None:
-    model, prompt = small(), tokens(3, 4, 17)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_row_of_a_batch_gives_what_it_gives_alone(variant: str) -> None:
+    model, prompt = small(**VARIANTS[variant]), tokens(3, 4, 17)
     greedy = Sampling(temperature=0)
     together = run(model, prompt, 30, greedy)
     for row in range(3):
         assert torch.equal(together[row], run(model, prompt[row : row + 1], 30, greedy)[0])
+
+
+def trained_like(**more: Any) -> Transformer:
+    """A model in fp32 that is as sure of its next token as a trained one, 2 nats on average."""
+    config = {"vocab": 65, "context": 40, "layers": 3, "width": 96, "heads": 3}
+    model = Transformer(TransformerConfig(**{**config, **more}))
+    scramble(model)
+    assert isinstance(model, Transformer)
+    with torch.no_grad():
+        weight = model.tokens if model.unembed is None else model.unembed.weight
+        weight.copy_(0.25 * torch.randn_like(weight))
+    return model
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1e-5), ("bf16", 0.02), ("int8", 0.06)])
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("variant", ["rotary", "no qk-norm", "gate"])
+def test_narrow_weights_move_probabilities_by_no_more_than_they_are_said_to(
+    variant: str, batch: int, precision: Any, bound: float
+) -> None:
+    model, ids = trained_like(**VARIANTS[variant]), tokens(batch, 40, 65)
+    with torch.inference_mode():
+        whole = model(ids).log_softmax(-1)
+        decoder = Decoder(model, batch, precision)
+        steps = [decoder.read(ids[:, :3]), *(decoder.step(ids[:, at]) for at in range(3, 40))]
+    moved = torch.stack(steps, 1).log_softmax(-1) - whole[:, 2:]
+    assert float(moved.square().mean().sqrt()) < bound
+    assert float(moved.abs().max()) < 5 * bound
+    if precision != "fp32":
+        assert float(moved.abs().max()) > 1e-4
+    assert float(-(whole.exp() * whole).sum(-1).mean()) < 3  # nats: far from all alike
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16", "int8"])
+def test_narrow_weights_repeat_a_text_and_go_on_beyond_the_context(precision: Any) -> None:
+    model, prompt = trained_like(), tokens(2, 4, 65)
+    sampling = Sampling(0.8, top_k=20, seed=7)
+    first = run(model, prompt, 100, sampling, precision=precision)
+    assert torch.equal(first, run(model, prompt, 100, sampling, precision=precision))
+    assert first.shape == (2, 100)
+
+
+def test_weights_are_read_as_they_are_when_a_text_begins() -> None:
+    model, prompt = trained_like(), tokens(1, 4, 65)
+    before = run(model, prompt, 30, precision="int8")
+    with torch.no_grad():
+        model.blocks[0].attention.project.weight.neg_()  # type: ignore[union-attr, operator]
+    assert not torch.equal(before, run(model, prompt, 30, precision="int8"))
 
 
 def test_rungs_generate_too() -> None:
@@ -154,6 +205,16 @@ def test_what_is_kept_is_drawn_in_proportion(sampling: Sampling, kept: int) -> N
     wanted = draws * wanted / wanted.sum()
     # Pearson's statistic; with at most 4 degrees of freedom, above 25 once in 20,000 tries.
     assert ((counts[order[:kept]] - wanted) ** 2 / wanted).sum() < 25
+
+
+@pytest.mark.parametrize("sampling", [Sampling(0.7, seed=3), Sampling(1.3, top_k=65, seed=3)])
+def test_draws_are_those_of_torchs_multinomial(sampling: Sampling) -> None:
+    logits = 3 * torch.randn(4, 65)
+    ours, theirs = (torch.Generator().manual_seed(sampling.seed) for _ in range(2))
+    for _ in range(20):
+        probabilities = (logits.double() / sampling.temperature).softmax(-1)
+        drawn = torch.multinomial(probabilities, 1, generator=theirs)[:, 0]
+        assert torch.equal(choose(logits, sampling, ours), drawn)
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -134,7 +134,7 @@ def test_attention_equals_the_steps_in_numpy(kv_heads: int, rotary: bool) -> Non
     attention: Any = scramble(Attention(config), scale=2.0)
     x = torch.randn(3, T, D)
     cosine, sine = rotary_angles(range(T), C)
-    angles = (torch.from_numpy(cosine).float(), torch.from_numpy(sine).float())
+    angles = (torch.from_numpy(cosine).float()[:, None], torch.from_numpy(sine).float()[:, None])
     w_q, w_k, w_v = (
         part.double().numpy().T
         for part in attention.project.weight.detach().split([H * C, kv_heads * C, kv_heads * C])

@@ -8,7 +8,8 @@ import pytest
 
 from qkv.models import RungConfig, TransformerConfig, build_model, count_parameters
 from qkv.training import TrainingConfig
-from qkv.training.estimate import estimate, training_flops_per_token
+from qkv.training.estimate import estimate
+from qkv.training.flops import training_flops_per_token
 from qkv.training.run import Data
 
 Tiny = Callable[..., TransformerConfig]

@@ -250,19 +250,22 @@ def test_bf16_trains_as_fp32_does(data: Data, tiny: Tiny) -> None:
 
 
 def test_auto_precision_is_what_was_measured_to_be_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    for speeds, expected in (
-        ({"fp32": 100.0, "bf16": 131.0}, "bf16"),
-        ({"fp32": 100.0, "bf16": 129.0}, "fp32"),
-        ({"fp32": 100.0, "bf16": 20.0}, "fp32"),
+    for fp32, bf16, int8, plain, fused in (
+        (100.0, 131.0, 90.0, "bf16", "bf16"),
+        (100.0, 129.0, 199.0, "fp32", "fp32"),
+        (100.0, 20.0, 201.0, "fp32", "int8"),
+        (100.0, 150.0, 201.0, "bf16", "bf16"),
     ):
+        speeds = {"fp32": fp32, "bf16": bf16, "int8": int8}
         monkeypatch.setattr(
             "qkv.training.precision.measure_precisions", lambda speeds=speeds: speeds
         )
-        assert choose_precision() == expected
+        assert choose_precision() == plain
+        assert choose_precision(fused=True) == fused
     assert choose_precision("meta") == "fp32"
 
 
 def test_measured_precisions_are_speeds() -> None:
     speeds = measure_precisions(64, 64)
-    assert set(speeds) == {"fp32", "bf16"}
+    assert set(speeds) == {"fp32", "bf16", "int8"}
     assert all(speed > 0 for speed in speeds.values())

@@ -6,13 +6,13 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-__all__ = ["Measurement", "Timing", "compare", "describe_machine", "peak_bytes"]
+__all__ = ["Measurement", "Timing", "compare", "describe_machine", "peak_bytes", "ratio", "spread"]
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,16 @@ def ratio(slow: Timing, fast: Timing) -> dict[str, float]:
     >>> ratio(Timing([2.0, 4.0, 6.0]), Timing([1.0, 1.0, 2.0]))
     {'median': 3.0, 'min': 2.0, 'max': 4.0}
     """
-    each = [a / b for a, b in zip(slow.seconds, fast.seconds, strict=True)]
-    return {"median": median(each), "min": min(each), "max": max(each)}
+    return spread([a / b for a, b in zip(slow.seconds, fast.seconds, strict=True)])
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return the median and the range.
+
+    >>> spread([2.0, 9.0, 1.0])
+    {'median': 2.0, 'min': 1.0, 'max': 9.0}
+    """
+    return {"median": median(values), "min": min(values), "max": max(values)}
 
 
 def peak_bytes() -> int:

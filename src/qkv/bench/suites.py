@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -14,12 +13,12 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from qkv.attention import Causal, attend
 from qkv.bench.captures import captures
+from qkv.bench.generations import generation
 from qkv.bench.maps import maps
-from qkv.bench.measure import Measurement, Timing, compare, ratio
-from qkv.models import Sampling, build_model, count_parameters, generate
-from qkv.training.recipes import configure, find_preset
+from qkv.bench.measure import Measurement, compare, ratio
+from qkv.bench.training_runs import training
 
-__all__ = ["SUITES", "attention", "generation", "memory"]
+__all__ = ["SUITES", "attention", "memory"]
 
 SHAPES = [(16, 6, 256, 64), (1, 12, 4096, 64), (64, 8, 64, 8)]
 
@@ -50,56 +49,6 @@ def attention(rounds: int = 7) -> list[Measurement]:
             )
         )
     return found
-
-
-def generation(rounds: int = 5) -> list[Measurement]:
-    """Time generation with the cache against recomputing the whole prefix for each token.
-
-    The model is the preset `small` (10.67 M parameters, context 256), fp32, one prompt. Two cases:
-    the last 32 tokens of a context, where the prefix is nearly all of T; and a whole context from
-    one token on, where the prefix is half of T on average. Both ways draw the same tokens.
-    """
-    config, _ = configure(find_preset("small"), vocab=65)
-    torch.manual_seed(0)
-    model = build_model(config)
-    T = config.context
-    return [
-        _generate(model, T, prompt=prompt, tokens=T - prompt, rounds=rounds)
-        for prompt in (T - 32, 1)
-    ]
-
-
-def _generate(model: Any, T: int, *, prompt: int, tokens: int, rounds: int) -> Measurement:
-    """Time the tokens after the prompt; reading the prompt is not counted, on either side."""
-    ids = torch.arange(prompt)[None] % 65
-    spent: dict[str, list[float]] = {"cached": [], "recomputed": []}
-    drawn: dict[str, list[int]] = {}
-    for turn in range(rounds + 1):
-        for name, seconds in spent.items():
-            steps = generate(model, ids, tokens + 1, Sampling(seed=1), cached=name == "cached")
-            drawn[name] = [int(next(steps)[0])]
-            started = time.perf_counter()
-            drawn[name] += [int(step[0]) for step in steps]
-            if turn:
-                seconds.append(time.perf_counter() - started)
-    assert drawn["cached"] == drawn["recomputed"]
-    times = {name: Timing(seconds) for name, seconds in spent.items()}
-    return Measurement(
-        "generation, key/value cache against recomputing the prefix, fp32",
-        {
-            "parameters": count_parameters(model),
-            "T": T,
-            "prompt_tokens": prompt,
-            "tokens": tokens,
-        },
-        {
-            **{name: timing.to_json() for name, timing in times.items()},
-            "cached_tokens_per_second": tokens / times["cached"].median,
-            "recomputed_tokens_per_second": tokens / times["recomputed"].median,
-            "times_as_fast": ratio(times["recomputed"], times["cached"]),
-        },
-        rounds,
-    )
 
 
 MEMORY_SCRIPT = """
@@ -149,4 +98,5 @@ SUITES: dict[str, Callable[..., list[Measurement]]] = {
     "generate": generation,
     "map": maps,
     "memory": memory,
+    "train": training,
 }

@@ -2,36 +2,60 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from qkv.cli.console import count, err, out, print_json
+from qkv.cli.console import count, err, notice, out, print_json
 from qkv.cli.options import AsJson
+from qkv.errors import ConfigError
 
 
 def bench_command(
     what: Annotated[
-        Literal["attention", "capture", "generate", "map", "memory"],
+        Literal["attention", "capture", "generate", "map", "memory", "train"],
         typer.Argument(help="What to measure.", show_default=False),
     ],
     rounds: Annotated[
-        int | None, typer.Option(help="How often; the median counts.", min=1, show_default=False)
+        int | None,
+        typer.Option(
+            help="How often; the median counts. For train: how many seeds.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None, typer.Option(help="For train: the recipe.", show_default="tiny")
+    ] = None,
+    nanogpt: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="For train and generate: a checkout of nanoGPT, to run in turn with ours.",
+            show_default=False,
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Measure on this machine: both sides in turn, medians and ranges.
+
+    A checkout of nanoGPT is only read: a copy of it runs, on the same text, with its own command
+    and its published settings for a CPU; one evaluator scores both sides.
 
     [bold]Examples[/]
 
       qkv bench generate
 
       qkv bench attention --json
+
+      qkv bench train --rounds 3 --nanogpt ../nanoGPT
     """
+    options = _options(what, rounds, preset, nanogpt)
     from qkv.bench import SUITES
 
     err().print(f"Measuring {what}: half a minute to some minutes …", style="dim")
-    found = SUITES[what](**({} if rounds is None else {"rounds": rounds}))
+    found = SUITES[what](**options)
     if as_json:
         print_json([measurement.to_json() for measurement in found])
         return
@@ -40,14 +64,39 @@ def bench_command(
         sizes = "  ".join(f"{name} {count(size)}" for name, size in measurement.shape.items())
         console.print(f"[bold]{measurement.what}[/]  [dim]{sizes}, {measurement.rounds} rounds[/]")
         for name, figure in measurement.figures.items():
-            console.print(f"  {name.replace('_', ' '):<30} {_figure(figure)}", markup=False)
+            if not isinstance(figure, list):  # the single runs are for --json
+                shown = _figure(figure, 4 if name.endswith("loss") else 2)
+                console.print(f"  {name.replace('_', ' '):<30} {shown}", markup=False)
 
 
-def _figure(figure: Any) -> str:
+def _options(
+    what: str, rounds: int | None, preset: str | None, nanogpt: Path | None
+) -> dict[str, Any]:
+    """Return what a suite is asked with: only what it knows, and only what was given."""
+    for name, value, where in (
+        ("--preset", preset, ("train",)),
+        ("--nanogpt", nanogpt, ("train", "generate")),
+    ):
+        if value is not None and what not in where:
+            raise ConfigError(
+                f"{name} with {what}", f"it with {' or '.join(where)} alone", "leave it out"
+            )
+    given = {"rounds": rounds, "preset": preset, "nanogpt": nanogpt}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if what == "train":
+        options["notice"] = notice()
+    return options
+
+
+def _figure(figure: Any, digits: int) -> str:
+    if isinstance(figure, bool):
+        return "yes" if figure else "no"
+    if isinstance(figure, str):
+        return figure
     if isinstance(figure, dict):
-        middle, low, high = figure.values()
+        middle, low, high = (f"{value:,.{digits}f}" for value in figure.values())
         unit = " ms" if "median_ms" in figure else ""
-        return f"{middle:,.2f}{unit}  ({low:,.2f} to {high:,.2f})"
+        return f"{middle}{unit}  ({low} to {high})"
     if 0 < abs(figure) < 10:
         return f"{figure:.1e}" if abs(figure) < 0.05 else f"{figure:.3g}"
     return f"{figure:,.1f}"

@@ -159,8 +159,10 @@ def _precision() -> Check:
     speeds = measure_precisions()
     chosen = choose_precision("cpu")
     measured = ", ".join(f"{kind} {speed:,.0f} GFLOP/s" for kind, speed in speeds.items())
-    said = f"matrix products {measured}: on the CPU, auto takes {chosen}"
-    data = {"gflops": speeds, "auto": chosen}
+    long = choose_precision("cpu", fused=True)
+    takes = chosen if long == chosen else f"{chosen}, and {long} for long runs"
+    said = f"matrix products {measured}: on the CPU, auto takes {takes}"
+    data = {"gflops": speeds, "auto": chosen, "auto_compiled": long}
     if max(speeds.values()) < SLOW_GFLOPS:
         return Check("precision", "off", said, "see if other programs keep the CPU busy", data)
     return Check("precision", "good", said, data=data)

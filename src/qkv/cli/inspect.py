@@ -103,6 +103,15 @@ def inspect_command(  # noqa: PLR0917 (options have names)
     sequence: Annotated[
         int | None, typer.Option(help="Of a saved batch, the sequence to read, from 0.", min=0)
     ] = None,
+    step: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Of a run, what heads looked at after N steps of training: the nearest probe.",
+            show_default=False,
+            min=0,
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """See what each head of a model looks at: a table of all, and one head as a map.
@@ -120,6 +129,8 @@ def inspect_command(  # noqa: PLR0917 (options have names)
       qkv inspect runs/six --save six.safetensors
 
       qkv inspect six.safetensors --atlas
+
+      qkv inspect runs/six --step 100
     """
     from qkv.views.gather import gather
     from qkv.views.heads import ranked
@@ -127,7 +138,7 @@ def inspect_command(  # noqa: PLR0917 (options have names)
     exports = Exports(html, svg, png, pdf, csv, save)
     exports.check()
     _check_sort(sort)
-    source = Source(model, text, file, tokens, tokenizer_file, sequence)
+    source = Source(model, text, file, tokens, tokenizer_file, sequence, step)
     page = _Page(exports, layer, head)
     trace, seen = source.trace(values=sort == "norm", quiet=as_json, before=page.check)
     gathered = gather(trace, layer=layer, head=head, title=seen.title, note=seen.note)

@@ -25,6 +25,8 @@ OWN_TOKENS = 64
 """Tokens of a run's own validation text that are read where no text is given."""
 MOST_BYTES = 2**24
 """Of a file; no context is as long."""
+MOST_STEPS = 12
+"""Of a run's probes, how many are named."""
 OWN_CHARACTERS = 20_000
 """Of its start, what is looked through for a paragraph."""
 
@@ -48,6 +50,7 @@ class Source:
     tokens: int | None
     tokenizer: Path | None
     sequence: int | None
+    step: int | None = None
 
     def trace(
         self,
@@ -60,6 +63,8 @@ class Source:
 
         `before` is told (tokens, layers, heads of a layer) before a model is run.
         """
+        if self.step is not None:
+            return self._probed(self.step)
         if self.model.is_file() and self.model.suffix == SAVED_TRACE:
             return self._saved()
         if self.sequence is not None:
@@ -94,6 +99,40 @@ class Source:
         if any(len(sites) > 1 for _, sites in trace.calls()):
             trace = trace.call(0)
         return trace, Seen(short_path(self.model), "a saved trace", "")
+
+    def _probed(self, step: int) -> tuple[Trace, Seen]:
+        from qkv.lens import load
+        from qkv.training.rundir import RunDirectory
+
+        for name in ("text", "file", "tokens", "tokenizer", "sequence"):
+            if getattr(self, name) is not None:
+                raise ConfigError(
+                    f"--{name} and --step",
+                    "one of them: a probe is of the passage that the run was given",
+                    "leave one out, or train with --probe to choose the passage",
+                )
+        run = RunDirectory(self.model)
+        if not run.exists():
+            require_model(self.model, traces=True)
+            raise ConfigError(
+                f"--step {step} with {self.model}, which is no run",
+                "the folder of a run",
+                "name one that `qkv train` wrote, or leave --step out",
+            )
+        steps = run.probes.steps()
+        nearest = run.probes.nearest(step)
+        if nearest is None:
+            raise CheckpointError(
+                f"no probes in {self.model}",
+                "a run that was trained with them: with heads, and for more than some seconds",
+                "leave --step out to read its last checkpoint",
+            )
+        note = f"step {count(nearest)}"
+        if nearest != step:
+            note += f", the nearest to {count(step)}; probed at {_some(steps)}"
+        trace = load(run.probes.path(nearest))
+        tokens = f"{counted(len(trace.texts), 'token')} of its probe"
+        return trace, Seen(short_path(self.model), note, tokens)
 
     def _captured(
         self, *, values: bool, quiet: bool, before: Callable[[int, int, int], None] | None
@@ -187,8 +226,18 @@ class Source:
         return ids
 
 
+def _some(steps: list[int]) -> str:
+    """Steps in a row, those in the middle left out."""
+    told = [count(step) for step in steps]
+    if len(told) > MOST_STEPS:
+        told = [*told[: MOST_STEPS - 2], "…", told[-1]]
+    return ", ".join(told)
+
+
 def _own_text(run: Path, checkpoint: AnyModel, *, quiet: bool) -> str:
     """The start of a run's validation text, from its first whole paragraph on."""
+    from qkv.training.data import from_first_paragraph
+
     ids, _, _ = validation_ids(run, checkpoint, None, quiet)
     text = need_tokenizer(checkpoint).decode(ids[:OWN_CHARACTERS])
-    return text[text.find("\n\n") + 1 :].lstrip() or text
+    return from_first_paragraph(text)

@@ -4,28 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
-import signal
 import time
-from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn
 
-from qkv.cli.console import (
-    INTERRUPTED,
-    count,
-    duration,
-    err,
-    notice,
-    one_line,
-    out,
-    parse_settings,
-    print_json,
-    short_path,
-)
+from qkv.cli.console import notice, parse_settings
 from qkv.cli.estimate import print_estimate
 from qkv.cli.options import (
     AsJson,
@@ -36,6 +21,7 @@ from qkv.cli.options import (
     check_device,
     require_alone,
 )
+from qkv.cli.watching import watch_run
 from qkv.errors import ConfigError, ResourceError
 
 if TYPE_CHECKING:
@@ -68,6 +54,14 @@ def train_command(  # noqa: PLR0917 (options have names)
     ] = None,
     settings: Settings = None,
     seed: Seed = 0,
+    probe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="What heads are watched on while they learn; `qkv inspect RUN --step N` shows it.",
+            show_default="how a paragraph of validation text begins",
+        ),
+    ] = None,
     device: Device = "cpu",
     dry_run: Annotated[
         bool,
@@ -103,12 +97,12 @@ def train_command(  # noqa: PLR0917 (options have names)
     else:
         check_device(device)
         run, prepared = _open(
-            preset, data, tokenizer, vocab_size, budget, out_folder, settings, seed, device,
-            dry_run, as_json, tell,
+            preset, data, tokenizer, vocab_size, budget, out_folder, settings, seed, probe,
+            device, dry_run, as_json, tell,
         )  # fmt: skip
         if run is None:
             return
-    _watch(run, prepared, device, as_json)
+    watch_run(run, prepared, device, as_json)
 
 
 def _open(  # noqa: PLR0917 (options have names)
@@ -120,6 +114,7 @@ def _open(  # noqa: PLR0917 (options have names)
     out_folder: Path | None,
     pairs: list[str] | None,
     seed: int,
+    probe: str | None,
     device: str,
     dry_run: bool,
     as_json: bool,
@@ -127,6 +122,7 @@ def _open(  # noqa: PLR0917 (options have names)
 ) -> tuple[Any, Data]:
     """Load the text, settle the configs, and start the run directory (none for a dry run)."""
     from qkv.text import load_corpus
+    from qkv.training.probes import require_passage
     from qkv.training.recipes import configure, find_preset
     from qkv.training.run import Data, start
     from qkv.training.rundir import RunDirectory
@@ -143,11 +139,14 @@ def _open(  # noqa: PLR0917 (options have names)
     configure(recipe, 256, settings, **over)
     data = Data.prepare(load_corpus(source, notice=tell), kind, vocab_size)
     model, training = configure(recipe, data.tokenizer.size, settings, **over)
+    if probe is not None:
+        probe = probe.replace("\\n", "\n")
+        require_passage(probe, data.tokenizer, model, training)
     if dry_run:
         print_estimate(recipe, model, training, data, as_json)
         return None, data
     run = RunDirectory(out_folder or new_folder(Path("runs"), preset, time.time()))
-    start(run, model, training, data, device, source=remember_source(source, data))
+    start(run, model, training, data, device, source=remember_source(source, data), probe=probe)
     return run, data
 
 
@@ -232,110 +231,3 @@ def parse_tokens(text: str) -> int:
     if tokens < 1:
         raise ConfigError(f"a budget of {text!r} tokens", "a number above 0", "try 500k or 2M")
     return tokens
-
-
-def _watch(run: RunDirectory, data: Data, device: str, as_json: bool) -> None:
-    """Drive the run, showing what happens; on Ctrl-C it is saved and the way back is told."""
-    from qkv.training.loop import StepReport
-    from qkv.training.run import Evaluated, Sampled, drive
-
-    model, training, described = run.read_config()
-    console, place = err(), short_path(run.path)
-    console.print(
-        f"{described['source']}: {count(described['train_tokens'])} tokens to train on, "
-        f"{count(described['validation_tokens'])} to test; seed {training.seed}, "
-        f"{training.precision}; writing {place}",
-        markup=False,
-    )
-    evaluation: Evaluated | None = None
-    sample: Sampled | None = None
-    started, done_before = time.perf_counter(), -1
-    bar = Progress(
-        TextColumn("step {task.completed:,.0f}/{task.total:,.0f}"),
-        BarColumn(bar_width=None),
-        TextColumn("{task.description}"),
-        console=console,
-        expand=True,
-        disable=not console.is_terminal,
-    )
-    try:
-        with bar, closing(drive(run, data, device=device)) as events:
-            task = bar.add_task("", total=training.steps(model.context))
-            for event in events:
-                if isinstance(event, StepReport):
-                    if done_before < 0:
-                        done_before = event.step - 1
-                    bar.update(task, completed=event.step, description=_pace(event, started,
-                               done_before))  # fmt: skip
-                    if not console.is_terminal and event.step % max(1, event.steps // 10) == 0:
-                        console.print(
-                            f"step {event.step:,}/{event.steps:,}  "
-                            f"{_pace(event, started, done_before)}"
-                        )
-                elif isinstance(event, Evaluated):
-                    evaluation = event
-                    bar.console.print(
-                        f"step {event.step:,}: validation loss [bold]{event.loss:.4f}[/]"
-                    )
-                elif isinstance(event, Sampled):
-                    sample = event
-    except KeyboardInterrupt:
-        status = run.read_status()
-        saved = "Saved" if status.get("state") == "interrupted" else "Stopped"
-        step = status.get("step", 0)
-        # Later ones would only tear this line: all that had to be saved is.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        console.print(
-            f"{saved} at step {step:,}. Go on with:  qkv train --resume {shlex.quote(place)}",
-            markup=False,
-            soft_wrap=True,
-        )
-        raise typer.Exit(INTERRUPTED) from None
-    _conclude(run, evaluation, sample, as_json)
-
-
-def _pace(report: Any, started: float, done_before: int) -> str:
-    done = report.step - done_before
-    elapsed = time.perf_counter() - started
-    rate = done * (report.tokens / report.step) / max(elapsed, 1e-9)
-    left = (report.steps - report.step) * elapsed / done
-    return f"loss {report.loss:.3f}  {count(rate)} tokens/s  {duration(left)} left"
-
-
-def _conclude(run: RunDirectory, evaluation: Any, sample: Any, as_json: bool) -> None:
-    place = short_path(run.path)
-    checkpoint = run.latest()
-    loss = checkpoint.metrics["validation_loss"]
-    if as_json:
-        print_json(
-            {
-                "run": str(run.path),
-                "step": checkpoint.step,
-                "validation_loss": loss,
-                "sample": sample.text if sample else None,
-            }
-        )
-        return
-    console = out()
-    if evaluation is None:
-        console.print(f"This run was finished already: validation loss {loss:.4f}.")
-    if sample is not None:
-        console.print(f"\n[bold]{_escape(sample.prompt)}[/]{_escape(sample.text)}\n")
-    console.print(f"The run is at {place}. Next:", markup=False)
-    console.print(f'  qkv sample {place} --prompt "{one_line(_prompt(run))}"', markup=False)
-    # A run that was fed from standard input has no text of its own to read again.
-    text = " --file FILE" if run.read_config()[2].get("source") == "-" else ""
-    if any(type(part).__name__.endswith("Attention") for part in checkpoint.model.modules()):
-        console.print(f"  qkv inspect {place}{text}", markup=False)
-        console.print(f"  qkv ablate {place} --all{text}", markup=False)
-    console.print(f"  qkv prove {place}", markup=False)
-
-
-def _prompt(run: RunDirectory) -> str:
-    return str(run.read_config()[2].get("prompt", ""))
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)

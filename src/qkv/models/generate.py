@@ -7,17 +7,20 @@ and works for every kind of position.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.overrides import has_torch_function
 
 from qkv.errors import ConfigError, ShapeError
 from qkv.models.config import config_of
 from qkv.models.decode import Decoder
-from qkv.models.transformer import Transformer
+from qkv.models.products import Precision
+from qkv.models.transformer import Cache, Transformer
 
 __all__ = ["Sampling", "generate"]
 
@@ -67,19 +70,22 @@ def choose(
         return logits.argmax(dim=-1)
     # In fp64, so that no temperature is small enough for an infinity.
     logits = logits.double() / sampling.temperature
-    if sampling.top_k is not None or sampling.top_p is not None:
+    top_k, top_p = sampling.top_k or logits.shape[1], sampling.top_p or 1.0
+    if top_k < logits.shape[1] or top_p < 1:
         # Stable, so that equal logits cannot let more than k through.
         ordered, order = logits.sort(dim=-1, descending=True, stable=True)
-        if sampling.top_k is not None:
-            ordered[:, sampling.top_k :] = -torch.inf
-        if sampling.top_p is not None and sampling.top_p < 1:
+        ordered[:, top_k:] = -torch.inf
+        if top_p < 1:
             probabilities = ordered.softmax(dim=-1)
             # A token goes where those before it already hold top_p; the first always stays.
-            unneeded = probabilities.cumsum(dim=-1) - probabilities >= sampling.top_p
+            unneeded = probabilities.cumsum(dim=-1) - probabilities >= top_p
             unneeded[:, 0] = False
             ordered = ordered.masked_fill(unneeded, -torch.inf)
         logits = torch.empty_like(logits).scatter(-1, order, ordered)
-    return torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)[:, 0]
+    # A race of exponential clocks: token i rings first with probability p_i. It is how
+    # torch.multinomial draws, which takes twice as long over checks.
+    clocks = torch.empty_like(logits).exponential_(generator=generator)
+    return logits.softmax(dim=-1).div_(clocks).argmax(dim=-1)
 
 
 def generate(
@@ -89,6 +95,7 @@ def generate(
     sampling: Sampling | None = None,
     *,
     cached: bool = True,
+    precision: Precision = "fp32",
 ) -> Iterator[Int[Tensor, " B"]]:
     """Yield the next ``tokens`` token ids of each prompt, one step at a time.
 
@@ -98,9 +105,14 @@ def generate(
         tokens: how many to draw; it may go beyond the context.
         sampling: temperature, top-k, top-p, seed.
         cached: ``False`` recomputes the whole prefix for every token, to compare with.
+        precision: of the matrices in a Transformer's blocks when single tokens are taken in.
+            ``fp32`` is the model as it is; ``int8`` and ``bf16`` are faster, being less to read,
+            and change log-probabilities a little (see `qkv.models.products`); ``auto`` is int8
+            where that is known to be faster.
 
     Raises:
         ShapeError: an empty prompt.
+        ConfigError: narrow weights of a model that is not fp32 on the CPU.
     """
     if prompt.ndim != 2 or prompt.shape[1] == 0:
         raise ShapeError(
@@ -110,58 +122,78 @@ def generate(
         )
     sampling = sampling or Sampling()
     generator = torch.Generator(device=prompt.device).manual_seed(sampling.seed)
+    context = config_of(model).context
     training = model.training
     model.eval()
     try:
-        source = (
-            _cached_logits(model, prompt)
-            if cached and isinstance(model, Transformer)
-            else _recomputed_logits(model, prompt)
-        )
-        logits = next(source)
-        for step in range(tokens):
+        with torch.inference_mode():
+            seen = list(prompt[:, -context:].unbind(dim=1))
+            reader = _reader(model, len(prompt), cached, precision)
+        for count in range(tokens):
             with torch.inference_mode():
-                drawn = choose(logits, sampling, generator)
-            yield drawn
-            if step + 1 < tokens:
-                logits = source.send(drawn)
+                if count and len(seen) <= context:
+                    logits = reader.step(seen[-1])
+                else:
+                    seen = seen if count == 0 else seen[-max(1, context // 2) :]
+                    logits = reader.read(torch.stack(seen, dim=1))
+                seen.append(choose(logits, sampling, generator))
+            yield seen[-1]
     finally:
         model.train(training)
 
 
-def _recomputed_logits(
-    model: nn.Module, prompt: Int[Tensor, "B T"]
-) -> Generator[Float[Tensor, "B V"], Int[Tensor, " B"], None]:
-    """Yield the logits after the prompt, then after each token sent; nothing is kept."""
-    context = config_of(model).context
-    seen = prompt[:, -context:]
-    while True:
-        with torch.inference_mode():
-            logits = model(seen)[:, -1]
-        drawn = yield logits
-        seen = torch.cat([seen, drawn[:, None]], dim=1)
-        if seen.shape[1] > context:
-            seen = seen[:, -max(1, context // 2) :]
+@runtime_checkable
+class Reader(Protocol):
+    """What takes in a prompt, then token after token, and says what may follow."""
+
+    def read(self, prompt: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
+        """Forget what was seen, take in a prompt; return the logits of the next token."""
+
+    def step(self, tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
+        """Take in one token of each sequence; return the logits of the next."""
 
 
-def _cached_logits(
-    model: Transformer, prompt: Int[Tensor, "B T"]
-) -> Generator[Float[Tensor, "B V"], Int[Tensor, " B"], None]:
-    """The same logits from a cache: each token is computed once, until the context is full."""
-    context = model.config.context
-    seen = prompt[:, -context:]
-    with torch.inference_mode():
-        cache = model.new_cache(batch=len(prompt))
-        logits = model(seen, cache, last=True)[:, -1]
-        decoder = Decoder(model, cache)
-    recent = list(seen.unbind(dim=1))
-    while True:
-        drawn = yield logits
-        recent.append(drawn)
-        with torch.inference_mode():
-            if cache.tokens == context:
-                cache.tokens = 0
-                recent = recent[-max(1, context // 2) :]
-                logits = model(torch.stack(recent, dim=1), cache, last=True)[:, -1]
-            else:
-                logits = decoder.step(drawn)
+class Recomputing:
+    """The whole prefix anew for each token; nothing is kept but the ids."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def read(self, prompt: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
+        """See `Reader`."""
+        self.seen = prompt
+        logits: Tensor = self.model(prompt)[:, -1]
+        return logits
+
+    def step(self, tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
+        """See `Reader`."""
+        return self.read(torch.cat([self.seen, tokens[:, None]], dim=1))
+
+
+class Watched:
+    """The model's own forward pass with its cache: for those who watch the calls it makes."""
+
+    def __init__(self, model: Transformer) -> None:
+        self.model = model
+
+    def read(self, prompt: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
+        """See `Reader`."""
+        self.cache: Cache = self.model.new_cache(batch=len(prompt))
+        return self._advance(prompt)
+
+    def step(self, tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
+        """See `Reader`."""
+        return self._advance(tokens[:, None])
+
+    def _advance(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
+        logits: Tensor = self.model(tokens, self.cache, last=True)[:, -1]
+        return logits
+
+
+def _reader(model: nn.Module, batch: int, cached: bool, precision: Precision) -> Reader:
+    """What is fastest of what may be used."""
+    if not cached or not isinstance(model, Transformer):
+        return Recomputing(model)
+    if has_torch_function((model.tokens,)):
+        return Watched(model)
+    return Decoder(model, batch, precision)

@@ -37,6 +37,9 @@ def rms_norm(
     if x.dtype in (torch.bfloat16, torch.float16):
         gain = None if weight is None else weight.float()
         return rms_norm(x.float(), gain, eps).to(x.dtype)
+    if torch.compiler.is_compiling():  # which fuses and differentiates the formula itself
+        normalised = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+        return normalised if weight is None else normalised * weight
     if torch.is_grad_enabled():
         return cast("Tensor", _RMSNorm.apply(x, weight, eps))  # type: ignore[no-untyped-call]
     return F.rms_norm(x, x.shape[-1:], weight, eps)

@@ -9,7 +9,9 @@ Axes: B batch, T tokens, D width, H query heads, G key/value heads, C head width
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +34,23 @@ from qkv.models.norms import rms_norm
 
 __all__ = ["Cache", "Transformer"]
 
+Angles: TypeAlias = tuple[Tensor, Tensor]
+"""Cosines and sines, to be broadcast to (*B, heads, C/2)."""
+
+Product: TypeAlias = Callable[[nn.Linear, Tensor], Tensor]
+"""How a linear layer is applied: as it is, unless training has a faster way."""
+
+BlockCall: TypeAlias = Callable[["Block", Tensor, "Angles | None"], Tensor]
+"""How a block is run without a cache."""
+
 WRITERS = (".attention.output", ".feed_forward.down")
 """The layers that write to the residual stream."""
+
+
+def apply(linear: nn.Linear, x: Tensor) -> Tensor:
+    """Apply a layer as it is."""
+    applied: Tensor = linear(x)
+    return applied
 
 
 @dataclass
@@ -106,26 +123,38 @@ class Attention(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        angles: tuple[Tensor, Tensor] | None,
+        angles: Angles | None,
         cache: Cache | None,
         layer: int,
     ) -> Float[Tensor, "B T D"]:
-        # Queries and keys stay together while the same is done to both: (B, H + G, T, C).
-        heads = self.project(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
-        turning, v = heads.tensor_split((self.heads + self.groups,), dim=1)
+        q, k, v = (heads.transpose(1, 2) for heads in self.heads_of(x, angles, apply))
+        if cache is not None:
+            k, v = cache.append(layer, k, v)
+        output: Tensor = self.output(self.mix(q, k, v).transpose(1, 2).flatten(2))
+        return output
+
+    def heads_of(
+        self, x: Float[Tensor, "*B D"], angles: Angles | None, product: Product
+    ) -> tuple[Float[Tensor, "*B H C"], Float[Tensor, "*B G C"], Float[Tensor, "*B G C"]]:
+        """Return each token's queries, keys and values, normalised and turned where they are."""
+        heads = product(self.project, x).view(*x.shape[:-1], -1, self.head_width)
+        # Queries and keys stay together while the same is done to both.
+        turning, v = heads.tensor_split((self.heads + self.groups,), dim=-2)
         if self.gain is not None:
-            turning = rms_norm(turning, None, self.norm_eps) * self.gain
+            turning = rms_norm(turning, None, self.norm_eps) * self.gain[:, 0]
         if angles is not None:
             turning = rotate(turning, *angles)
         # Under autocast gains and angles are fp32 still, and attention wants one type.
-        q, k = turning.to(v.dtype).tensor_split((self.heads,), dim=1)
-        if cache is not None:
-            k, v = cache.append(layer, k, v)
-        mixed = attend(
+        q, k = turning.to(v.dtype).tensor_split((self.heads,), dim=-2)
+        return q, k, v
+
+    def mix(
+        self, q: Float[Tensor, "B H Q C"], k: Float[Tensor, "B G K C"], v: Float[Tensor, "B G K C"]
+    ) -> Float[Tensor, "B H Q C"]:
+        """Return what each head reads from the values."""
+        return attend(
             q, k, v, mask=self.mask, bias=self.bias, scale=self.scale, softcap=self.softcap
         )
-        output: Tensor = self.output(mixed.transpose(1, 2).flatten(2))
-        return output
 
 
 class FeedForward(nn.Module):
@@ -142,16 +171,20 @@ class FeedForward(nn.Module):
         )
         self.down = nn.Linear(config.hidden_, config.width, bias=config.bias)
 
-    def forward(self, x: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
-        thought: Tensor = self.down(self.activate(self.up(x), x))
-        return thought
+    def forward(self, x: Float[Tensor, "*B D"]) -> Float[Tensor, "*B D"]:
+        return self.think(x, apply)
+
+    def think(self, x: Float[Tensor, "*B D"], product: Product) -> Float[Tensor, "*B D"]:
+        """Return what the layer adds to the stream."""
+        gate = None if self.gate is None else product(self.gate, x)
+        return product(self.down, self.activate(product(self.up, x), gate))
 
     def activate(
-        self, hidden: Float[Tensor, "*B hidden"], x: Float[Tensor, "*B D"]
+        self, hidden: Float[Tensor, "*B hidden"], gate: Float[Tensor, "*B hidden"] | None
     ) -> Float[Tensor, "*B hidden"]:
-        """Apply the nonlinearity; a gate reads the layer's input ``x`` again."""
-        if self.gate is not None:
-            return F.silu(self.gate(x)) * hidden
+        """Apply the nonlinearity, to the gate where there is one."""
+        if gate is not None:
+            return F.silu(gate) * hidden
         if self.activation == "relu2":
             return F.relu(hidden).square()
         return F.gelu(hidden, approximate="tanh" if self.activation == "gelu_tanh" else "none")
@@ -171,12 +204,28 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B T D"],
-        angles: tuple[Tensor, Tensor] | None,
+        angles: Angles | None,
         cache: Cache | None,
         layer: int,
     ) -> Float[Tensor, "B T D"]:
         x = x + self.drop(self.attention(self.attention_norm(x), angles, cache, layer))
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
+
+    # The same in two halves of which each treats every token alone, for training: a compiler can
+    # then fuse each half, whatever the lengths of the texts.
+
+    def before(
+        self, x: Float[Tensor, "N D"], angles: Angles | None, product: Product
+    ) -> tuple[Float[Tensor, "N H C"], Float[Tensor, "N G C"], Float[Tensor, "N G C"]]:
+        """What comes before tokens look at one another: their queries, keys and values."""
+        return self.attention.heads_of(self.attention_norm(x), angles, product)
+
+    def after(
+        self, x: Float[Tensor, "N D"], mixed: Float[Tensor, "N HC"], product: Product
+    ) -> Float[Tensor, "N D"]:
+        """What comes after it: W_O and the feed-forward layer, each added to the stream."""
+        x = x + self.drop(product(self.attention.output, mixed))
+        return x + self.drop(self.feed_forward.think(self.feed_forward_norm(x), product))
 
     def drop(self, x: Tensor) -> Tensor:
         """Apply dropout while training."""
@@ -246,11 +295,16 @@ class Transformer(nn.Module):
         return Cache(keys=buffers[0], values=buffers[1])
 
     def forward(
-        self, tokens: Int[Tensor, "B T"], cache: Cache | None = None, last: bool = False
+        self,
+        tokens: Int[Tensor, "B T"],
+        cache: Cache | None = None,
+        last: bool = False,
+        call: BlockCall | None = None,
     ) -> Float[Tensor, "B read V"]:
         """Return logits for every position; with a cache, for the positions after its tokens.
 
-        ``last`` keeps only the final position, (B, 1, V): all that generation needs.
+        ``last`` keeps only the final position, (B, 1, V): all that generation needs. ``call`` runs
+        each block in another way that gives the same, as training does (no cache then).
 
         Raises:
             ShapeError: more tokens than the context holds.
@@ -269,12 +323,15 @@ class Transformer(nn.Module):
         elif self.config.positions == "sinusoidal":
             x = x + self.angles[start:end]
         elif self.config.positions == "rotary":
-            cosine, sine = self.angles[:, start:end].to(x.dtype)
+            cosine, sine = self.angles[:, start:end, None].to(x.dtype)  # (T, 1, C/2)
             angles = (cosine, sine)
         if self.config.dropout:
             x = F.dropout(x, self.config.dropout, self.training)
         for layer, block in enumerate(self.blocks):
-            x = block(x, angles, cache, layer)
+            if call is None:
+                x = block(x, angles, cache, layer)
+            else:
+                x = call(cast("Block", block), x, angles)
         if cache is not None:
             cache.tokens = end
         return self.logits(x[:, -1:] if last else x)

@@ -18,6 +18,8 @@ class TrainingConfig:
     Args:
         tokens: the budget: how many tokens the model is trained on in all.
         batch: sequences in a step, over all processes; each is one context long.
+        shortest: tokens in the windows that a run starts with; they are doubled up to the context,
+            first after half of the steps. 0 for windows of the whole context throughout.
         optimizer: ``adamw``, or ``muon`` for the matrices inside the blocks and AdamW for the rest.
         learning_rate: AdamW's, at its peak.
         muon_learning_rate: Muon's, at its peak; a matrix moves by about this much in every
@@ -31,12 +33,16 @@ class TrainingConfig:
         final_rate: the rate at the end, as a fraction of the peak.
         clip: gradients are scaled down to this norm; 0 leaves them.
         average: decay of the running average of the weights that is saved; 0 saves the last.
-        precision: of matrix products; ``auto`` times both and takes bf16 where it is faster.
+        precision: of matrix products; ``auto`` times them and takes int8 or bf16 where faster.
+        compile: whether torch's compiler fuses what lies between products; ``auto`` for long runs.
         seed: of the weights, the order of the text and dropout.
         save_every: steps between checkpoints.
         evaluate_every: steps between losses on validation text; 0 for none but the last.
         sample_every: steps between sample texts; 0 for none but the last.
         keep: how many checkpoints stay on disk.
+        probes: at how many steps a passage is read and what its heads look at is kept, at most;
+            0 for none.
+        probe_share: of the time of training, what probes may take.
 
     Raises:
         ConfigError: a number out of its range.
@@ -44,6 +50,7 @@ class TrainingConfig:
 
     tokens: int = 1_000_000
     batch: int = 32
+    shortest: int = 0
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = 3e-3
     muon_learning_rate: float = 0.02
@@ -56,12 +63,15 @@ class TrainingConfig:
     final_rate: float = 0.0
     clip: float = 1.0
     average: float = 0.0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "int8"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
     seed: int = 0
     save_every: int = 500
     evaluate_every: int = 0
     sample_every: int = 0
     keep: int = 2
+    probes: int = 40
+    probe_share: float = 0.02
 
     def __post_init__(self) -> None:
         if self.tokens <= 0:
@@ -72,7 +82,7 @@ class TrainingConfig:
         for name in ("learning_rate", "muon_learning_rate", "weight_decay"):
             self._require(name, 0, 1e30)  # above it, products overflow fp32
         self._require("clip", 0, float("inf"))
-        for name in ("evaluate_every", "sample_every"):
+        for name in ("evaluate_every", "sample_every", "shortest", "probes", "probe_share"):
             self._require(name, 0, float("inf"))
         for name in ("beta1", "beta2", "momentum", "average"):
             self._require(name, 0, 1, open_end=True)

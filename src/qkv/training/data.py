@@ -12,7 +12,10 @@ from qkv.errors import TextError
 from qkv.text import Corpus, Tokenizer, train_tokenizer
 from qkv.text.tokenizer import Kind
 
-__all__ = ["Data", "choose_prompt"]
+__all__ = ["Data", "choose_passage", "choose_prompt", "from_first_paragraph"]
+
+PASSAGE = 96
+"""Characters of a passage that nobody chose, and tokens at most."""
 
 
 @dataclass(frozen=True)
@@ -97,3 +100,21 @@ def choose_prompt(data: Data) -> str:
     _, _, beginning = data.corpus.split()[1][:400].partition(" ")
     words = re.findall(r"[^\W\d_]{2,}", beginning)
     return words[0] if words else data.corpus.text[:1]
+
+
+def choose_passage(data: Data, context: int) -> str:
+    """Return how the first whole paragraph of validation text begins: as much as can be probed."""
+    text = from_first_paragraph(data.corpus.split()[1])[:PASSAGE]
+    # Tokens are no longer than the text they stand for, but a character may take several.
+    while len(text) > 1 and len(data.tokenizer.encode(text)) > min(PASSAGE, context):
+        text = text[:-1]
+    return text
+
+
+def from_first_paragraph(text: str) -> str:
+    """Return a text from its first whole paragraph on; all of it where there is none.
+
+    >>> from_first_paragraph("end of a line\\n\\nAnd another")
+    'And another'
+    """
+    return text[text.find("\n\n") + 1 :].lstrip() or text

@@ -13,33 +13,15 @@ from torch import nn
 from qkv.models import ModelConfig, TransformerConfig, build_model, count_parameters
 from qkv.models.config import config_of
 from qkv.training.config import TrainingConfig
+from qkv.training.flops import run_flops
 from qkv.training.loop import TrainingState, train
-from qkv.training.precision import choose_precision
+from qkv.training.precision import settle
 from qkv.training.run import Data
 
 PROBE_TOKENS = 4096
 """Tokens in a timed step, at most: a probe must not need the memory that it warns of."""
 
-__all__ = ["estimate", "seconds_a_step", "training_flops_per_token"]
-
-
-def training_flops_per_token(config: ModelConfig, parameters: int) -> int:
-    """Return the floating-point operations that one token of training costs.
-
-    Six for each number in a matrix (2 forward, 4 backward; Kaplan et al., 2020), and for attention
-    12 · layers · H · C for each of the tokens seen on average: (T + 1)/2, fewer with a window.
-
-    >>> training_flops_per_token(TransformerConfig(vocab=65, layers=1, width=8, heads=1), 1000)
-    6000
-    """
-    if not isinstance(config, TransformerConfig):
-        return 6 * parameters
-    looked_up = 0 if config.tied else config.vocab * config.width
-    width = config.heads * config.head_width_
-    T = config.context
-    window = min(config.window or T, T)
-    seen = window * (2 * T - window + 1) / (2 * T)
-    return round(6 * (parameters - looked_up) + 12 * config.layers * width * seen)
+__all__ = ["estimate", "seconds_a_step"]
 
 
 def seconds_a_step(
@@ -52,12 +34,12 @@ def seconds_a_step(
     """
     if not any(p.requires_grad for p in model.parameters()):
         return 0.0, 0
-    if training.precision == "auto":
-        training = replace(training, precision=choose_precision())
+    # A compiler would take longer than the steps that are timed.
+    quick = settle(replace(training, compile="off"), config_of(model), 0.0)
     context = config_of(model).context
     batch = max(1, min(training.batch, PROBE_TOKENS // context))
     # A budget of its own: the probe wants some steps, whatever the run's budget will be.
-    probe = replace(training, batch=batch, tokens=20 * batch * context)
+    probe = replace(quick, batch=batch, tokens=20 * batch * context)
     times: list[float] = []
     deadline = time.perf_counter() + at_most
     for report in train(TrainingState(model, probe), data.train, probe):
@@ -82,14 +64,15 @@ def estimate(config: ModelConfig, training: TrainingConfig, data: Data) -> dict[
     # AdamW keeps two numbers a weight, Muon one; the average is one more.
     states = (1 if training.optimizer == "muon" else 2) + bool(training.average)
     seconds, timed = seconds_a_step(model, training, data, at_most=3.0)
-    precision = training.precision if training.precision != "auto" else choose_precision()
+    flops = run_flops(config, training)
+    precision = settle(training, config, flops).precision
     return {
         "parameters": parameters,
         "tokens": training.tokens,
         "steps": steps,
         "memory_bytes": 4 * parameters * (2 + states) + _activation_bytes(config, step_tokens),
         "checkpoint_bytes": 4 * parameters * (1 + states),
-        "flops": training_flops_per_token(config, parameters) * steps * step_tokens,
+        "flops": flops,
         "seconds": seconds * steps,
         "steps_timed": timed,
         "precision": precision,

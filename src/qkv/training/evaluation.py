@@ -13,6 +13,7 @@ from torch import nn
 
 from qkv.models import Sampling, generate
 from qkv.models.config import config_of
+from qkv.models.products import Precision
 from qkv.text import Tokenizer, decode_stream, evaluation_batches
 
 __all__ = ["Evaluation", "evaluate", "sample_text", "stream_text"]
@@ -100,15 +101,18 @@ def stream_text(
     sampling: Sampling | None = None,
     *,
     device: torch.device | str = "cpu",
+    precision: Precision = "fp32",
 ) -> Iterator[str]:
     """Yield pieces of the text that the model writes after the prompt.
+
+    ``precision`` is :func:`qkv.models.generate`'s.
 
     Raises:
         TextError: characters in the prompt that the tokenizer does not know.
     """
     ids = tokenizer.encode(prompt) if prompt else np.zeros(1, dtype=np.int64)
     start = torch.from_numpy(ids)[None].to(device)
-    drawn = generate(model, start, tokens, sampling)
+    drawn = generate(model, start, tokens, sampling, precision=precision)
     return decode_stream(tokenizer, (int(step[0]) for step in drawn))
 
 

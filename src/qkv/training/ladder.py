@@ -246,6 +246,7 @@ def climb(
                 data.tokenizer.size,
                 {"seed": str(plan.seed), **_applicable(preset, plan.settings)},
                 tokens=plan.tokens,
+                probes=0,  # rungs share one time
             )
             start(run, *configs, data, source=plan.source, prompt=plan.prompt)
         yield from _climb_one(run, index, preset, data, results)

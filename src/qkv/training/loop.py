@@ -21,9 +21,10 @@ from qkv.errors import CheckpointError, TrainingError
 from qkv.models.config import config_of
 from qkv.text import batch
 from qkv.training.config import TrainingConfig
+from qkv.training.fusing import training_forward
 from qkv.training.interrupts import uninterrupted
 from qkv.training.optimizers import build_optimizers
-from qkv.training.schedules import rate_factor
+from qkv.training.schedules import rate_factor, windows_at
 
 __all__ = ["StepReport", "TrainingState", "train"]
 
@@ -160,17 +161,19 @@ def train(
     autocast = torch.autocast(
         torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16"
     )
+    forward = training_forward(model, config)
     model.train()
     while state.step < steps:
         started = time.perf_counter()
         model.zero_grad(set_to_none=True)  # an interrupted step may have left some
-        arrays = batch(ids, state.step, seed=config.seed, batch_size=config.batch, context=context)
+        first, rows, length = windows_at(state.step, steps, config, context)
+        arrays = batch(ids, state.step - first, seed=config.seed, batch_size=rows, context=length)
         inputs, targets = (torch.from_numpy(array).to(device) for array in arrays)  # (B, T)
         if getattr(model.config, "dropout", 0):
             # Drawn from (seed, step) alone, so that resuming needs only the step.
             torch.manual_seed((config.seed * 1_000_003 + state.step) % 2**63)
         with autocast:
-            logits = model(inputs)  # (B, T, V)
+            logits = forward(inputs)  # (B, T, V)
         loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
         torch.autograd.backward(loss)
         # Without clipping the norm is still measured: it is the first sign of trouble.

@@ -36,9 +36,17 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     tall = matrices.shape[-2] > matrices.shape[-1]
     x = matrices.mT if tall else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    # Each iteration is x <- p x with p = a + b g + c g², g = x xᵀ. All of them are polynomials of
+    # the first g, and commute: the short side's products do, and x is multiplied once.
+    gram = x @ x.mT
+    whole: Tensor | None = None
+    for step in range(steps):
+        p: Tensor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        p.diagonal(dim1=-2, dim2=-1).add_(a)
+        whole = p if whole is None else p @ whole
+        if step + 1 < steps:
+            gram = p @ gram @ p
+    x = x if whole is None else whole @ x
     return x.mT if tall else x
 
 

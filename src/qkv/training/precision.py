@@ -1,55 +1,95 @@
 """Which precision is fast here: measured, since the CPU's flags do not tell.
 
 bf16 products are 4 to 5 times as fast as fp32 on some processors with AVX512_BF16, and half as
-fast on others that have it too.
+fast on others that have it too. int8 products are 4 times as fast where there is VNNI; they pay
+where the compiler fuses the rounding with what is around it.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import cache
 from statistics import median
 from typing import Literal
 
 import torch
 
-__all__ = ["choose_precision", "measure_precisions"]
+from qkv.models import ModelConfig, TransformerConfig
+from qkv.training.config import TrainingConfig
+from qkv.training.fusing import compiler_found
+
+__all__ = ["choose_precision", "measure_precisions", "settle"]
+
+Precision = Literal["fp32", "bf16", "int8"]
 
 WORTH = 1.3  # bf16 loses some accuracy and some time to conversions: below this it isn't worth it
+WORTH_ROUNDING = 2.0  # int8 more so
+LONG_FLOPS = 15e12
+"""From so many on a run is long enough for the compiler: about a minute of products in fp32."""
 
 
 @cache
 def measure_precisions(rows: int = 1024, width: int = 384) -> dict[str, float]:
-    """Return GFLOP/s of a matrix product on the CPU in fp32 and bf16, in about a tenth of a second.
+    """Return GFLOP/s of a matrix product on the CPU in fp32, bf16 and int8, in a tenth of a second.
 
     Args:
         rows: of the left matrix, as tokens in a batch.
         width: of both, as a model's.
 
     >>> sorted(measure_precisions(64, 64))
-    ['bf16', 'fp32']
+    ['bf16', 'fp32', 'int8']
     """
-    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
     operands = {
         name: (torch.ones(rows, width, dtype=kind), torch.ones(width, width, dtype=kind))
         for name, kind in kinds.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
-    for _ in range(11):  # interleaved, so that a slow moment strikes both
+    for _ in range(11):  # interleaved, so that a slow moment strikes all
         for name, (left, right) in operands.items():
+            product = torch._int_mm if name == "int8" else torch.mm
             started = time.perf_counter()
-            torch.nn.functional.linear(left, right)
+            product(left, right)
             seconds[name].append(time.perf_counter() - started)
     work = 2 * rows * width * width
     return {name: work / median(times[1:]) / 1e9 for name, times in seconds.items()}
 
 
-def choose_precision(device: torch.device | str = "cpu") -> Literal["fp32", "bf16"]:
-    """Return ``bf16`` where matrix products are clearly faster in it, else ``fp32``."""
+def choose_precision(device: torch.device | str = "cpu", *, fused: bool = False) -> Precision:
+    """Return the precision in which training is fastest, where it is clearly faster than fp32.
+
+    Args:
+        device: where the model is.
+        fused: whether the compiler fuses rounding with what is around it; int8 is slow without.
+    """
     kind = torch.device(device).type
     if kind == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     if kind != "cpu":
         return "fp32"
     speeds = measure_precisions()
+    if fused and speeds["int8"] > WORTH_ROUNDING * max(speeds["fp32"], speeds["bf16"]):
+        return "int8"
     return "bf16" if speeds["bf16"] > WORTH * speeds["fp32"] else "fp32"
+
+
+def settle(
+    training: TrainingConfig, model: ModelConfig, flops: float, device: str = "cpu"
+) -> TrainingConfig:
+    """Return the config with what was ``auto`` chosen for this machine, so that a run repeats it.
+
+    Args:
+        training: as asked for.
+        model: what is trained.
+        flops: of the whole run.
+        device: where.
+    """
+    here = isinstance(model, TransformerConfig) and not model.dropout and device == "cpu"
+    if training.compile == "auto":
+        long = here and flops > LONG_FLOPS and compiler_found()
+        training = replace(training, compile="on" if long else "off")
+    if training.precision == "auto":
+        fused = here and training.compile == "on"
+        training = replace(training, precision=choose_precision(device, fused=fused))
+    return training

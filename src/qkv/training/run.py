@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,26 @@ from qkv.models import ModelConfig, Sampling, build_model
 from qkv.models.checkpoint import Checkpoint
 from qkv.models.config import require_memory
 from qkv.training.config import TrainingConfig
-from qkv.training.data import Data, choose_prompt
+from qkv.training.data import Data, choose_passage, choose_prompt
 from qkv.training.evaluation import evaluate, sample_text
+from qkv.training.flops import run_flops
 from qkv.training.interrupts import uninterrupted
 from qkv.training.loop import StepReport, TrainingState, train
-from qkv.training.precision import choose_precision
+from qkv.training.precision import settle
+from qkv.training.probes import Probed, Prober, has_attention, require_passage
 from qkv.training.rundir import RunDirectory
 
-__all__ = ["Data", "Evaluated", "Event", "Sampled", "Saved", "choose_prompt", "drive", "start"]
+__all__ = [
+    "Data",
+    "Evaluated",
+    "Event",
+    "Probed",
+    "Sampled",
+    "Saved",
+    "choose_prompt",
+    "drive",
+    "start",
+]
 
 SAMPLE_TOKENS = 200
 
@@ -62,7 +74,7 @@ class Saved:
     seconds: float
 
 
-Event = StepReport | Evaluated | Sampled | Saved
+Event = StepReport | Evaluated | Probed | Sampled | Saved
 
 
 def start(  # noqa: PLR0917 (two of them have defaults)
@@ -73,21 +85,25 @@ def start(  # noqa: PLR0917 (two of them have defaults)
     device: str = "cpu",
     source: str | None = None,
     prompt: str | None = None,
+    probe: str | None = None,
 ) -> None:
     """Write a new run's settings; ``auto`` precision is settled here, so that resuming repeats it.
 
     Raises:
         CheckpointError: a run is there already.
-        TextError: text shorter than the context.
+        TextError: text shorter than the context, or a probe with unknown characters.
+        ConfigError: a probe longer than the context, or that nothing would read.
     """
     data.require(model.context)
+    if probe is not None:
+        require_passage(probe, data.tokenizer, model, training)
     require_memory(model)
-    if training.precision == "auto":
-        training = replace(training, precision=choose_precision(device))
+    training = settle(training, model, run_flops(model, training), device)
     described = {
         **data.describe(),
         "source": source or data.corpus.name,
         "prompt": choose_prompt(data) if prompt is None else prompt,
+        "probe": choose_passage(data, model.context) if probe is None else probe,
         "device": device,
     }
     run.create(model, training, described, data.tokenizer)
@@ -122,7 +138,7 @@ def _drive(run: RunDirectory, data: Data, device: str) -> Generator[Event, None,
     state = TrainingState(model, training, step=found[0].step if found else 0)
     if found:
         state.restore(found[1])
-    driver = _Driver(run, data, config, training, state, device, described.get("prompt", ""))
+    driver = _Driver(run, data, config, training, state, device, described)
     if found:
         driver.take_up(found[0])
     total = training.steps(config.context)
@@ -162,7 +178,7 @@ class _Driver:
     training: TrainingConfig
     state: TrainingState
     device: str
-    prompt: str
+    described: dict[str, Any]  # what the run noted of its data
     last_loss: float | None = None
     saved: int = -1  # step of the newest checkpoint
     noted: set[tuple[str, int]] = field(default_factory=set)  # what the logs have, by step
@@ -173,6 +189,31 @@ class _Driver:
         self.saved, self.last_loss = checkpoint.step, loss if isinstance(loss, float) else None
         self.noted = {(name, line["step"]) for line in self.run.metrics() for name in line}
         self.noted |= {("text", line["step"]) for line in self.run.samples()}
+
+    @property
+    def prompt(self) -> str:
+        """What samples go on from."""
+        return str(self.described.get("prompt", ""))
+
+    def prober(self) -> Prober | None:
+        """What makes the run's probes, if it has any."""
+        if not self.training.probes or not has_attention(self.state.model):
+            return None
+        # Runs that were started before there were probes have none chosen.
+        passage = self.described.get("probe") or choose_passage(self.data, self.config.context)
+        require_passage(passage, self.data.tokenizer, self.config, self.training)
+        return Prober(
+            self.run.probes,
+            self.state,
+            self.training,
+            steps=self.training.steps(self.config.context),
+            tokenizer=self.data.tokenizer,
+            passage=passage,
+            prompt=self.prompt,
+            untrained=lambda: _new_model(self.config, self.training).to(self.device),
+            device=self.device,
+            past=[line["seconds"] for line in self.run.metrics() if "seconds" in line],
+        )
 
     def learn(self) -> Iterator[Event]:
         model, total = self.state.model, self.training.steps(self.config.context)
@@ -185,9 +226,12 @@ class _Driver:
             return
         if 0 < self.state.step < total:
             yield from self._look()  # an interruption may have come before it
+        prober = self.prober()
         for report in train(self.state, self.data.train, self.training, device=self.device):
             self.note_last_step()
             yield report
+            if prober is not None:
+                yield from prober.after(report)
             if report.step == report.steps:
                 break
             yield from self._look()

@@ -7,11 +7,12 @@
       tokenizer.json
       metrics.jsonl      a line a step; a line torn by a crash is skipped by readers
       samples.jsonl      texts written along the way
+      probes/            what heads looked at, step by step (qkv.training.probe_files)
       status.json        state (running, finished, interrupted, failed), step, process, time
       checkpoints/       step-00000500/ ... (qkv.models.checkpoint)
       lock               held by the process that trains it
 
-Every file is written whole or not at all, but for the two that grow a line at a time; those are
+Every file is written whole or not at all, but for those that grow a line at a time; they are
 flushed to disk before the checkpoint that speaks of them, and cut back to it on resuming.
 """
 
@@ -36,7 +37,6 @@ from qkv.errors import CheckpointError, QkvError, ResourceError
 from qkv.models.checkpoint import (
     WRONG_JSON,
     Checkpoint,
-    disk_error,
     list_checkpoints,
     load_checkpoint,
     load_newest,
@@ -48,18 +48,14 @@ from qkv.models.config import ModelConfig, from_json, to_json
 from qkv.models.fields import build
 from qkv.text import Tokenizer
 from qkv.training.config import TrainingConfig
+from qkv.training.lines import LineFile
 from qkv.training.locks import locked
+from qkv.training.probe_files import ProbeFiles
 
 __all__ = ["RunDirectory"]
 
 LOCK = "lock"
-CONFIG, TOKENIZER, METRICS, SAMPLES, STATUS = (
-    "config.json",
-    "tokenizer.json",
-    "metrics.jsonl",
-    "samples.jsonl",
-    "status.json",
-)
+CONFIG, TOKENIZER, STATUS = "config.json", "tokenizer.json", "status.json"
 
 
 class RunDirectory:
@@ -71,6 +67,9 @@ class RunDirectory:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._metrics = LineFile(self.path / "metrics.jsonl")
+        self._samples = LineFile(self.path / "samples.jsonl")
+        self.probes = ProbeFiles(self.path / "probes")
 
     def exists(self) -> bool:
         """Return whether a run was started here."""
@@ -143,6 +142,8 @@ class RunDirectory:
             for name in ("source", "sha256", "prompt", "device"):
                 if not isinstance(described[name], str):
                     raise TypeError(f"{name} is {described[name]!r}")
+            if not isinstance(described.get("probe", ""), str):
+                raise TypeError(f"probe is {described['probe']!r}")
             return from_json(data["model"]), build(TrainingConfig, data["training"]), described
         except FileNotFoundError:
             raise CheckpointError(
@@ -174,39 +175,19 @@ class RunDirectory:
 
     def append_metrics(self, line: Mapping[str, Any]) -> None:
         """Add one line of numbers; ``step`` must be among them."""
-        self._append(METRICS, line)
+        self._metrics.append(line)
 
     def append_sample(self, line: Mapping[str, Any]) -> None:
         """Add one sample text; ``step`` must be among its fields."""
-        self._append(SAMPLES, line)
+        self._samples.append(line)
 
     def metrics(self) -> Iterator[dict[str, Any]]:
         """Yield the lines of numbers, oldest first; a torn last line is left out."""
-        return self._lines(METRICS)
+        return self._metrics.read()
 
     def samples(self) -> Iterator[dict[str, Any]]:
         """Yield the samples, oldest first."""
-        return self._lines(SAMPLES)
-
-    def _append(self, name: str, line: Mapping[str, Any]) -> None:
-        try:
-            with (self.path / name).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise disk_error(self.path / name, error) from error
-
-    def _lines(self, name: str) -> Iterator[dict[str, Any]]:
-        path = self.path / name
-        if not path.is_file():
-            return
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for text in file:
-                try:
-                    line = json.loads(text)
-                except ValueError:
-                    continue
-                if isinstance(line, dict) and isinstance(line.get("step"), int):
-                    yield line
+        return self._samples.read()
 
     # Checkpoints ---------------------------------------------------------------------------
 
@@ -232,8 +213,8 @@ class RunDirectory:
                 "the run's folder to stay while it is trained",
                 "start the run anew, and keep its folder",
             )
-        for name in (METRICS, SAMPLES):
-            self._flush(name)
+        for lines in (self._metrics, self._samples, self.probes):
+            lines.flush()
         folder = self._checkpoints / f"step-{step:08d}"
         save_checkpoint(
             folder,
@@ -309,21 +290,9 @@ class RunDirectory:
             torn.unlink(missing_ok=True)
 
     def _cut(self, step: int) -> None:
-        """Drop lines past a step, and torn ones."""
-        for name in (METRICS, SAMPLES):
-            if (self.path / name).is_file():
-                kept = [line for line in self._lines(name) if line.get("step", 0) <= step]
-                text = "".join(json.dumps(line) + "\n" for line in kept)
-                write_atomically(self.path / name, text)
-
-    def _flush(self, name: str) -> None:
-        path = self.path / name
-        try:
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        except OSError as error:
-            raise disk_error(path, error) from error
+        """Drop lines and probes past a step, and torn ones."""
+        for lines in (self._metrics, self._samples, self.probes):
+            lines.cut(step)
 
     # Status --------------------------------------------------------------------------------
 

@@ -1,10 +1,40 @@
-"""Learning rates over a run: a pure function of the step."""
+"""What changes over a run, rates and lengths of windows: pure functions of the step."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from qkv.training.config import TrainingConfig
 
-__all__ = ["rate_factor"]
+__all__ = ["Windows", "rate_factor", "windows_at"]
+
+
+class Windows(NamedTuple):
+    """The windows of text that a step is trained on: a stage of the run."""
+
+    first_step: int
+    batch: int
+    tokens: int
+
+
+def windows_at(step: int, steps: int, config: TrainingConfig, context: int) -> Windows:
+    """Return how long a step's windows are, and how many: always the same tokens in all.
+
+    They start at ``shortest`` tokens and are doubled after half of the steps, after half of those
+    that are left, and so on, up to the context. Short windows teach more a token at first: most of
+    what can be learnt early lies near, and a step sees more places of the text.
+
+    >>> config = TrainingConfig(batch=4, shortest=64)
+    >>> [windows_at(step, 100, config, 256)[1:] for step in (0, 49, 50, 75, 99)]
+    [(16, 64), (16, 64), (8, 128), (4, 256), (4, 256)]
+    """
+    first, tokens = 0, min(config.shortest or context, context)
+    while tokens < context:
+        after = first + (steps - first + 1) // 2
+        if step < after:
+            break
+        first, tokens = after, min(2 * tokens, context)
+    return Windows(first, config.batch * context // tokens, tokens)
 
 
 def rate_factor(step: int, steps: int, config: TrainingConfig) -> float:

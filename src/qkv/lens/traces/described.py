@@ -158,10 +158,14 @@ class Masks:
         found: Array = self.tensor(given, name, field, INTS, (count,)).numpy()
         return found
 
-    def within(self, places: Array, field: str, low: int, high: int) -> None:
-        self._left -= places.size
+    def take(self, count: int, field: str) -> None:
+        """Accounts for numbers that are read or copied."""
+        self._left -= count
         if self._left < 0:
-            wrong(field, places.size, "a file that names each tensor a few times")
+            wrong(field, count, "a file that names each tensor a few times")
+
+    def within(self, places: Array, field: str, low: int, high: int) -> None:
+        self.take(places.size, field)
         if places.size and not (places.min() >= low and places.max() < high):
             worst = places.min() if places.min() < low else places.max()
             wrong(field, int(worst), f"from {low} to {high - 1}")

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from qkv.lens.traces.described import FLOATS, INTS, LARGEST, WIDE, Lead, Masks
+from qkv.lens.traces.rounding import decode
 from qkv.lens.traces.sites import Kept, Site
 from qkv.lens.traces.told import listed, mapping, member, number, text, whole, wrong
 
@@ -23,6 +25,7 @@ __all__ = ["FORMAT", "Found", "read"]
 Array = np.ndarray[Any, Any]
 
 FORMAT = 1
+SCALES = (torch.float16, torch.float32)
 # Across texts no tensor need be as long as the queries, of which some may be stored.
 MOST_QUERIES = 2**24
 MOST_HEADS = 2**16
@@ -93,9 +96,9 @@ class _Reader(Masks):
 
     def site(self, told: Any, field: str, layer: int) -> Site:
         given = mapping(told, field)
-        q = self.tensor(given, "q", field, FLOATS, (None, None, None, None))
+        q = self.numbers(given, "q", field, FLOATS, (None, None, None, None))
         B, H, Q, C = q.shape
-        k = self.tensor(given, "k", field, (q.dtype,), (B, None, None, C))
+        k = self.numbers(given, "k", field, (q.dtype,), (B, None, None, C))
         G, K = k.shape[1:3]
         if 0 in (B, H, G, K, C):
             wrong(f"{field}.k of shape", tuple(k.shape), "one that holds numbers")
@@ -136,6 +139,25 @@ class _Reader(Masks):
             note=text(member(given, "note", field), f"{field}.note"),
             **others,
         )
+
+    def numbers(
+        self,
+        given: dict[str, Any],
+        name: str,
+        field: str,
+        kinds: tuple[torch.dtype, ...],
+        shape: tuple[int | None, ...],
+    ) -> Tensor:
+        """Queries or keys; whole numbers become fp32 by the scales of their rows."""
+        found = self.tensor(given, name, field, (*kinds, torch.int8), shape)
+        if found.dtype is not torch.int8:
+            return found
+        if torch.float32 not in kinds:
+            wrong(f"{field}.{name} of type", found.dtype, " or ".join(map(str, kinds)))
+        scales = self.tensor(given, f"{name}_scale", field, SCALES, tuple(found.shape[:-1]))
+        # These numbers are copied: what a file can make of its size is bounded.
+        self.take(found.numel(), f"{field}.{name}")
+        return decode(found, scales)
 
     def kept(self, given: dict[str, Any], field: str, sizes: _Sizes) -> tuple[Kept, ...]:
         found = []

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from qkv.attention import ALiBi, Both, Given, Mask
-from qkv.errors import CheckpointError, QkvError
+from qkv.errors import CheckpointError, ConfigError, QkvError
 from qkv.lens.seeing.masks import Cut, Stitched
 from qkv.lens.traces.described import RULES
 from qkv.lens.traces.disk import in_folder, unwritable
 from qkv.lens.traces.reading import FORMAT, read
+from qkv.lens.traces.rounding import round_site
 from qkv.lens.traces.sites import Site
 from qkv.lens.traces.stitching import StitchedBias
 from qkv.lens.traces.trace import Trace
@@ -27,6 +28,8 @@ __all__ = ["in_folder", "load", "save"]
 
 TENSORS = ("q", "k", "lse", "v", "w_o", "sink", "at", "rows", "query_ids", "key_ids")
 PLAIN = ("index", "name", "scale", "softcap", "queries", "error", "note")
+# Places that are compared by value, not only by where they lie.
+SHORT = 4096
 # Names of types in a safetensors file.
 KINDS = {
     torch.float64: "F64",
@@ -59,8 +62,11 @@ class _Writer:
                 "numbers of a plain type",
                 "capture with dtype='fp32'",
             )
-        # What lies in one place is written once, whoever has a view of it.
-        key = (held.device, held.data_ptr(), held.shape, held.stride(), held.dtype)
+        # What lies in one place is written once, whoever has a view of it; and so are the places
+        # of a short text, which are the same in every layer.
+        key: Any = (held.device, held.data_ptr(), held.shape, held.stride(), held.dtype)
+        if held.dtype is torch.int64 and held.numel() <= SHORT:
+            key = (held.shape, held.cpu().contiguous().numpy().tobytes())
         if key not in self._names:
             self._names[key] = f"t{len(self.tensors)}"
             self.tensors[self._names[key]] = held
@@ -99,16 +105,18 @@ class _Writer:
             f"a bias of type {type(bias).__name__}", "a table or ALiBi", "save another layer"
         )
 
-    def site(self, site: Site) -> dict[str, Any]:
+    def site(self, site: Site, *, rounded: bool) -> dict[str, Any]:
         if site.score_mod is not None:
             raise QkvError(
                 f"layer {site.index} with a score_mod, which is a function",
                 "layers that numbers describe",
                 "read its maps before the program ends, or capture other layers",
             )
+        site, coded = round_site(site) if rounded else (site, {})
+        tensors = {name: getattr(site, name) for name in TENSORS} | coded
         return {
             **{name: getattr(site, name) for name in PLAIN},
-            **{name: self.tensor(getattr(site, name)) for name in TENSORS},
+            **{name: self.tensor(x) for name, x in tensors.items()},
             "mask": self.mask(site.mask),
             "masks": [self.mask(mask) for mask in site.masks],
             "kept": [[k.rows.start, k.rows.stop, k.cols.start, k.cols.stop] for k in site.kept],
@@ -119,19 +127,26 @@ class _Writer:
         }
 
 
-def save(trace: Trace, path: Path) -> Path:
+def save(trace: Trace, path: Path, dtype: str | None = None) -> Path:
     """Writes a trace to one file; what was there before stays until the new one is whole.
 
-    Tensors go to the file one by one, so that a trace that is mapped isn't held in memory.
+    With "int8" q and k are rounded to whole numbers with one scale a row, and lse is that of the
+    rounded ones. Tensors go to the file one by one: a trace that is mapped isn't held in memory.
 
     Raises:
+        ConfigError: for another dtype.
         QkvError: where it holds what numbers can't describe.
         ResourceError: where the file can't be written.
     """
-    writer = _Writer()
+    if dtype not in (None, "int8"):
+        raise ConfigError(f"dtype={dtype!r}", "'int8', or None for what is held", "choose one")
+    writer, rounded = _Writer(), dtype == "int8"
     described = {
         "format": FORMAT,
-        "calls": [[layer, [writer.site(s) for s in calls]] for layer, calls in trace.calls()],
+        "calls": [
+            [layer, [writer.site(site, rounded=rounded) for site in calls]]
+            for layer, calls in trace.calls()
+        ],
         "unseen": trace.unseen,
         "texts": {str(b): list(t) for b, t in trace.all_texts().items()},
         "partial": trace.partial,

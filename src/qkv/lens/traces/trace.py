@@ -260,16 +260,22 @@ class Trace(Labelled):
             )
         return tuple(_dense(site) for site in sites)
 
-    def save(self, path: Path | str) -> Path:
+    def save(self, path: Path | str, dtype: Literal["int8"] | None = None) -> Path:
         """Writes the trace to one safetensors file, which `qkv.load` reads.
 
+        Args:
+            path: the file.
+            dtype: "int8" to round q and k to whole numbers with one scale a row, a quarter of
+                fp32; lse is then that of the rounded ones, and rows still sum to 1.
+
         Raises:
+            ConfigError: for another dtype.
             QkvError: where a layer has a score_mod or a mask that is a function.
             ResourceError: where the file can't be written.
         """
         from qkv.lens.traces.storing import save
 
-        return save(self, Path(path))
+        return save(self, Path(path), dtype)
 
     def _narrowed(self, *, sequence: int | None = None, call: int | None = None) -> Trace:
         one = Trace(tokenizer=self._tokenizer)

@@ -1,0 +1,57 @@
+"""Commands in fresh processes, timed from their start to their end."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+from qkv.errors import ConfigError
+
+__all__ = ["failure", "run_fresh"]
+
+
+def run_fresh(what: str, command: list[str], folder: Path | None = None) -> tuple[float, str]:
+    """Return the wall seconds of a command and what it printed; interrupted, it is killed.
+
+    Args:
+        what: it is, for the error.
+        command: program and arguments.
+        folder: where it runs, unless here.
+
+    Raises:
+        ConfigError: it failed, with the last line that it said.
+    """
+    started = time.perf_counter()
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="replace",
+    ) as process:
+        try:
+            told, said = process.communicate()
+        except BaseException:
+            # Waited for here: Popen itself does not after Ctrl-C, and its folder goes next.
+            process.kill()
+            process.wait()
+            raise
+    seconds = time.perf_counter() - started
+    if process.returncode:
+        raise failure(what, process.returncode, said)
+    return seconds, told
+
+
+def failure(what: str, code: int, said: str) -> ConfigError:
+    """Return the error of a process that failed, with the last line it said.
+
+    >>> print(failure("train.py", 1, "Traceback …\\nModuleNotFoundError: No module named 'x'\\n"))
+    got train.py with exit code 1 (ModuleNotFoundError: No module named 'x'); expected 0; run it \
+by itself to see why
+    """
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    last = f" ({lines[-1][:300]})" if lines else ""
+    return ConfigError(f"{what} with exit code {code}{last}", "0", "run it by itself to see why")

@@ -1,0 +1,71 @@
+"""Blocks whose small operations a compiler has fused, for training.
+
+Between its products a block spends as much time as in them: every norm, rotation, rounding and
+nonlinearity reads and writes all activations. `torch.compile` makes one pass of each run of them.
+A block is compiled in two halves, before and after tokens look at one another, each of which treats
+every token alone: all blocks share them, and so do contexts of any length with as many tokens.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qkv.models.transformer import Angles, Block, BlockCall, Product, Transformer, apply
+from qkv.training.config import TrainingConfig
+from qkv.training.int8 import int8_linear
+
+__all__ = ["block_call", "compiler_found", "training_forward"]
+
+
+def compiler_found() -> bool:
+    """Return whether there is a C++ compiler for torch to use."""
+    return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+
+
+def training_forward(model: nn.Module, config: TrainingConfig) -> Callable[[Tensor], Tensor]:
+    """Return the model's forward pass as training runs it: (B, T) ids to (B, T, V) logits."""
+    int8, compiled = config.precision == "int8", config.compile == "on"
+    if not isinstance(model, Transformer) or not (int8 or compiled):
+        return model
+    return partial(model, call=block_call(int8=int8, compiled=compiled))
+
+
+def block_call(*, int8: bool, compiled: bool) -> BlockCall:
+    """Return how to run a block in training.
+
+    Args:
+        int8: products of whole numbers, forward and backward.
+        compiled: whether to fuse; the first call then takes half a minute, and the shapes of
+            later calls should be the same.
+    """
+    product = int8_linear if int8 else apply
+    before, after = partial(_before, product=product), partial(_after, product=product)
+    if compiled:
+        compile_half: Callable[..., Any] = partial(torch.compile, dynamic=False, fullgraph=True)
+        before, after = compile_half(before), compile_half(after)
+
+    def call(block: Block, x: Tensor, angles: Angles | None) -> Tensor:
+        B, T, _ = x.shape
+        flat = x.flatten(0, 1)  # (N, D), N = B T
+        turns = None if angles is None else (angles[0].repeat(B, 1, 1), angles[1].repeat(B, 1, 1))
+        q, k, v = before(block, flat, turns)  # (N, H, C)
+        mixed = block.attention.mix(
+            *(heads.unflatten(0, (B, T)).transpose(1, 2) for heads in (q, k, v))
+        )
+        return after(block, flat, mixed.transpose(1, 2).reshape(B * T, -1)).view_as(x)
+
+    return call
+
+
+def _before(block: Block, x: Tensor, angles: Angles | None, product: Product) -> Any:
+    return block.before(x, angles, product)
+
+
+def _after(block: Block, x: Tensor, mixed: Tensor, product: Product) -> Tensor:
+    return block.after(x, mixed, product)

@@ -1,0 +1,67 @@
+"""When probes are made: spaced by logarithm, both ends among them, and within their share."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+
+from qkv.training.pacing import Pace, probe_steps
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 39, 40, 41, 146, 488, 10_000, 1_000_000])
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
+def test_steps_are_planned(steps: int, count: int) -> None:
+    plan = probe_steps(steps, count)
+    assert plan[0] == 0
+    assert plan[-1] == steps
+    assert list(plan) == sorted(set(plan))
+    assert len(plan) <= max(2, count)
+    if steps > 2 * count:
+        assert len(plan) == max(2, count)
+
+
+def test_they_are_spaced_by_logarithm() -> None:
+    late = [step for step in probe_steps(100_000, 40) if step > 50]
+    gaps = [math.log(b / a) for a, b in pairwise(late)]
+    assert max(gaps) / min(gaps) < 1.05
+
+
+def made(pace: Pace, cost: float, step_seconds: float = 1.0) -> list[int]:
+    found = []
+    for step in range(pace.plan[-1] + 1):
+        if pace.due(step, step_seconds):
+            pace.note(step, cost)
+            found.append(step)
+    return found
+
+
+@pytest.mark.parametrize("cost", [0.01, 0.3, 0.5, 0.7, 1, 2, 3, 5, 7, 9, 12, 20])
+def test_they_stay_within_their_share(cost: float) -> None:
+    steps = made(Pace(probe_steps(1000), share=0.02), cost)
+    assert len(steps) * cost <= 0.02 * 1000
+    if 2.5 * cost <= 0.02 * 1000:
+        assert steps[0] == 0
+        assert steps[-1] == 1000
+    if cost <= 0.3:
+        assert tuple(steps) == probe_steps(1000)
+    # Not dense at first and then none.
+    late = [step for step in steps if step > 30]
+    assert len(late) < 3 or max(b / a for a, b in pairwise(late)) < 10
+
+
+def test_a_run_too_short_for_one_has_none() -> None:
+    assert made(Pace(probe_steps(20), share=0.02), 0.1, step_seconds=0.01) == []
+    assert made(Pace(probe_steps(20), share=0.0), 0.1, step_seconds=100.0) == []
+
+
+def test_taken_up_again_it_goes_on() -> None:
+    whole, first = Pace(probe_steps(1000), 0.02), Pace(probe_steps(1000), 0.02)
+    steps = made(whole, 1.0)
+    made(first, 1.0)
+    again = Pace(probe_steps(1000), 0.02)
+    for step in steps:
+        if step <= 100:
+            again.note(step, 1.0)
+    assert [s for s in steps if s > 100] == [s for s in made(again, 1.0) if s > 100]
