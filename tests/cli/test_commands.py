@@ -171,9 +171,9 @@ def test_prove_ends_with_one_where_a_proof_fails(
     assert "above the diagonal" in held.out
 
     from qkv.attention import attend
-    from qkv.models import transformer
+    from qkv.models import blocks
 
-    monkeypatch.setattr(transformer, "attend", lambda q, k, v, **_: attend(q, k, v))
+    monkeypatch.setattr(blocks, "attend", lambda q, k, v, **_: attend(q, k, v))
     failed = command("prove", trained)
     assert failed.code == 1
     assert "FAILS" in failed.out

@@ -37,7 +37,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "softcap": {"softcap": 2.0, "logit_softcap": 3.0},
     "no qk-norm": {"qk_norm": False, "norm": "layer", "bias": True, "tied": True},
     "gate": {"activation": "swiglu", "bias": True},
-    "everything": {"window": 4, "softcap": 2.0, "kv_heads": 2, "positions": "alibi"},
+    "convolution": {"convolution": 3},
+    "everything": {
+        "convolution": 4,
+        "window": 4,
+        "softcap": 2.0,
+        "kv_heads": 2,
+        "positions": "alibi",
+    },
 }
 
 

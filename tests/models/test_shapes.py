@@ -23,7 +23,7 @@ with install_import_hook("qkv.models", "beartype.beartype"):
 
 import torch
 from qkv.models import RUNGS, RungConfig, Transformer, TransformerConfig, build_model, generate
-from qkv.models.transformer import Norm
+from qkv.models.blocks import Norm
 
 torch.set_num_threads(1)
 ids = torch.randint(17, (3, 11))

@@ -14,7 +14,7 @@ from torch import Tensor
 from qkv.attention import Causal, multi_head_steps, rotary_angles
 from qkv.errors import ShapeError
 from qkv.models import Transformer, TransformerConfig, build_model, count_parameters
-from qkv.models.transformer import Attention
+from qkv.models.blocks import Attention
 
 from .conftest import scramble, tokens
 
@@ -61,6 +61,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"positions": "alibi", "kv_heads": 1},
     {"positions": "none", "softcap": 2.0},
     {"window": 4, "activation": "swiglu", "head_width": 14, "hidden": 41},
+    {"convolution": 3},
 ]
 
 

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 import qkv.attention.fused
+import qkv.models.blocks
 import qkv.models.rungs
-import qkv.models.transformer
 from qkv.attention import Causal, Window, attend
 from qkv.errors import TextError
 from qkv.models import RungConfig, TransformerConfig, build_model
-from qkv.models.transformer import Attention
+from qkv.models.blocks import Attention
 from qkv.training import TrainingConfig, TrainingState, train
 from qkv.training.proofs import measure_influence, prove
 from qkv.training.run import Data
@@ -166,7 +166,7 @@ def test_a_bias_does_not_hide_that_there_is_no_mask(
     def unmasked(q: Tensor, k: Tensor, v: Tensor, *, bias: Any, **_: Any) -> Tensor:
         return attend(q, k, v, bias=bias)
 
-    monkeypatch.setattr(qkv.models.transformer, "attend", unmasked)
+    monkeypatch.setattr(qkv.models.blocks, "attend", unmasked)
     found = verdicts(trained(build_model(tiny(positions="alibi")), data), data)
     assert found == {"lower-triangular": False, "no future": False, "equal scores": False}
 

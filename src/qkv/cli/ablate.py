@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import typer
 from qkv.cli.console import count, err, out, print_json
 from qkv.cli.effects import print_effect, print_heads
 from qkv.cli.model import need_tokenizer, run_note, validation_ids
-from qkv.cli.named import require_model
+from qkv.cli.named import load_named, require_model
 from qkv.cli.options import AsJson, Run, Text, TokenizerFile
 from qkv.errors import CheckpointError, ConfigError, TextError
 
@@ -30,7 +31,7 @@ __all__ = ["ablate_command"]
 
 
 def ablate_command(  # noqa: PLR0917 (options have names)
-    model: Run,
+    model: Run = None,
     heads: Annotated[
         list[str] | None,
         typer.Argument(
@@ -98,6 +99,8 @@ def ablate_command(  # noqa: PLR0917 (options have names)
 
     [bold]Examples[/]
 
+      qkv ablate L2H3
+
       qkv ablate runs/six L2H3 --text "ROMEO: But soft, what light"
 
       qkv ablate runs/six --all
@@ -107,8 +110,9 @@ def ablate_command(  # noqa: PLR0917 (options have names)
       qkv ablate runs/six --uniform L0 --mask off --only L1H0,L1H2
     """
     from qkv.lens.edits.edits import Edits
-    from qkv.models.foreign import load_any
 
+    if model is not None and _names_heads(model):
+        model, heads = None, [str(model), *(heads or [])]
     asked = Edits(
         ablate=() if mean else (heads or ()),
         mean=(heads or ()) if mean else (),
@@ -126,11 +130,12 @@ def ablate_command(  # noqa: PLR0917 (options have names)
     if (
         text is None
         and file is None
+        and model is not None
         and run_note(model, "source") in (None, "-")
         and model.exists()
     ):
         raise ConfigError("no text to read", "--text or --file", 'add --text "..."')
-    loaded = load_any(model, tokenizer_file)
+    loaded = load_named(model, tokenizer_file)
     if not loaded.causal:
         raise CheckpointError(
             f"{loaded.made_by}, which predicts no next token",
@@ -177,8 +182,25 @@ def _check(
         )
 
 
+def _names_heads(path: Path) -> bool:
+    """Whether what stands where a model would is the name of heads, and no file.
+
+    >>> _names_heads(Path("L0H1,L2")), _names_heads(Path("all")), _names_heads(Path("runs/six"))
+    (True, True, False)
+    """
+    return re.fullmatch(r"all|L\d+(H\d+)?(,L\d+(H\d+)?)*", str(path)) is not None and (
+        not path.exists()
+    )
+
+
 def _windows(
-    run: Path, loaded: AnyModel, text: str | None, file: str | None, tokens: int, *, quiet: bool
+    run: Path | None,
+    loaded: AnyModel,
+    text: str | None,
+    file: str | None,
+    tokens: int,
+    *,
+    quiet: bool,
 ) -> tuple[np.ndarray, str]:
     """The ids (B, T) to read, and what the text is called.
 
@@ -188,7 +210,9 @@ def _windows(
     import numpy as np
 
     context = loaded.context
-    if text is None:
+    if text is None and file is None and run is None:
+        ids, name = need_tokenizer(loaded).encode(run_note(None, "probe") or ""), "its probe"
+    elif text is None:
         ids, _, name = validation_ids(run, loaded, file, quiet)
     else:
         ids, name = need_tokenizer(loaded).encode(text.replace("\\n", "\n")), "the text"

@@ -30,14 +30,14 @@ SHOWN_HEADS = 10
 
 def inspect_command(  # noqa: PLR0917 (options have names)
     model: Annotated[
-        Path,
+        Path | None,
         typer.Argument(
             metavar="MODEL",
             help="A run, a checkpoint, a Hugging Face folder, a nanoGPT folder, a GGUF file, or a "
             "trace that was saved with --save.",
-            show_default=False,
+            show_default="the model that comes with qkv",
         ),
-    ],
+    ] = None,
     text: Text = None,
     file: Annotated[
         str | None,
@@ -107,7 +107,8 @@ def inspect_command(  # noqa: PLR0917 (options have names)
         int | None,
         typer.Option(
             metavar="N",
-            help="Of a run, what heads looked at after N steps of training: the nearest probe.",
+            help="What heads looked at after N steps of training, of a run or of the model that "
+            "comes with qkv: the nearest probe.",
             show_default=False,
             min=0,
         ),
@@ -119,6 +120,10 @@ def inspect_command(  # noqa: PLR0917 (options have names)
     A Hugging Face folder that our own code can't compute runs in transformers (extra hf).
 
     [bold]Examples[/]
+
+      qkv inspect --text "ROMEO: Romeo, wherefore art thou Romeo?"
+
+      qkv inspect --step 100
 
       qkv inspect runs/six --text "ROMEO: But soft, what light"
 

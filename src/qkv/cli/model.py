@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from qkv.cli.console import count, err, notice, out, print_json
+from qkv.cli.named import open_named
 from qkv.cli.options import AsJson, Run, Seed, TokenizerFile
 from qkv.errors import CheckpointError, ConfigError
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def sample_command(  # noqa: PLR0917 (options have names)
-    run: Run,
+    run: Run = None,
     prompt: Annotated[
         str | None,
         typer.Option("--prompt", "-p", help="What to go on from.", show_default="the run's own"),
@@ -51,7 +52,11 @@ def sample_command(  # noqa: PLR0917 (options have names)
 ) -> None:
     """Write text with a model, as it is drawn; it may be longer than the context.
 
+    Without RUN it is the model that comes with qkv, a small one of Shakespeare.
+
     [bold]Examples[/]
+
+      qkv sample
 
       qkv sample runs/six --prompt "JULIET:" --tokens 1000
 
@@ -60,11 +65,10 @@ def sample_command(  # noqa: PLR0917 (options have names)
       qkv sample model.gguf --prompt "The capital of France is" --tokens 20
     """
     from qkv.models import Sampling
-    from qkv.models.loading import load_model
     from qkv.training.evaluation import stream_text
 
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    checkpoint = load_model(run, tokenizer_file)
+    checkpoint = open_named(run, tokenizer_file)
     tokenizer = need_tokenizer(checkpoint)
     if prompt is None:
         prompt = run_note(run, "prompt") or ""
@@ -88,7 +92,7 @@ def sample_command(  # noqa: PLR0917 (options have names)
 
 
 def eval_command(
-    run: Run,
+    run: Run = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -109,10 +113,9 @@ def eval_command(
 
       qkv eval runs/six --data another.txt --json
     """
-    from qkv.models.loading import load_model
     from qkv.training.evaluation import evaluate
 
-    checkpoint = load_model(run, tokenizer_file)
+    checkpoint = open_named(run, tokenizer_file)
     ids, characters, name = validation_ids(run, checkpoint, data, as_json)
     started = time.perf_counter()
     score = evaluate(checkpoint.model, ids, characters=characters)
@@ -142,7 +145,7 @@ def eval_command(
 
 
 def prove_command(
-    run: Run,
+    run: Run = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -168,10 +171,9 @@ def prove_command(
     from dataclasses import asdict
 
     from qkv.cli.proofs import print_influence, print_proofs
-    from qkv.models.loading import load_model
     from qkv.training.proofs import measure_influence, prove
 
-    checkpoint = load_model(run)
+    checkpoint = open_named(run)
     ids, _, name = validation_ids(run, checkpoint, data, as_json)
     proofs = prove(checkpoint.model, ids, sequences=sequences, seed=seed)
     influence = measure_influence(checkpoint.model, ids, seed=seed)
@@ -201,8 +203,12 @@ def need_tokenizer(checkpoint: Checkpoint | AnyModel) -> Tokenizer:
     return checkpoint.tokenizer
 
 
-def run_note(run: Path, name: str) -> str | None:
+def run_note(run: Path | None, name: str) -> str | None:
     """Return what a run's config notes of its data, or ``None`` for models from elsewhere."""
+    if run is None:
+        from qkv.models.embedded import embedded_notes
+
+        return embedded_notes().get(name)
     from qkv.training.rundir import RunDirectory
 
     # RUN may be a checkpoint folder inside a run: RUN/checkpoints/step-...
@@ -217,7 +223,7 @@ def run_note(run: Path, name: str) -> str | None:
 
 
 def validation_ids(
-    run: Path, checkpoint: Checkpoint | AnyModel, source: str | None, quiet: bool
+    run: Path | None, checkpoint: Checkpoint | AnyModel, source: str | None, quiet: bool
 ) -> tuple[np.ndarray, int, str]:
     """Return the ids to score, how many characters they are, and what the text is called.
 

@@ -38,11 +38,11 @@ Settings = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="Any field of the config; may be repeated."),
 ]
 Run = Annotated[
-    Path,
+    Path | None,
     typer.Argument(
         metavar="RUN",
         help="A run, a checkpoint, a Hugging Face folder, a nanoGPT folder or a GGUF file.",
-        show_default=False,
+        show_default="the model that comes with qkv",
     ),
 ]
 Text = Annotated[

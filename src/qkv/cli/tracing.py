@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qkv.cli.console import count, counted, short_path
+from qkv.cli.console import count, counted
 from qkv.cli.model import need_tokenizer, run_note, validation_ids
-from qkv.cli.named import SAVED_TRACE, require_model
+from qkv.cli.named import SAVED_TRACE, load_named, require_model, title_of
 from qkv.errors import CheckpointError, ConfigError, TextError
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from qkv.lens import Trace
     from qkv.models.foreign import AnyModel
+    from qkv.training.probe_files import Probes
 
 __all__ = ["Seen", "Source"]
 
@@ -42,9 +43,12 @@ class Seen:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a trace comes from: a model and a text, or a file."""
+    """Where a trace comes from: a model and a text, or a file.
 
-    model: Path
+    Without a model it is the one that comes with qkv, whose own text is the passage of its probes.
+    """
+
+    model: Path | None
     text: str | None
     file: str | None
     tokens: int | None
@@ -65,8 +69,8 @@ class Source:
         """
         if self.step is not None:
             return self._probed(self.step)
-        if self.model.is_file() and self.model.suffix == SAVED_TRACE:
-            return self._saved()
+        if self.model and self.model.is_file() and self.model.suffix == SAVED_TRACE:
+            return self._saved(self.model)
         if self.sequence is not None:
             raise ConfigError(
                 "--sequence with a model",
@@ -78,7 +82,7 @@ class Source:
         require_model(self.model, traces=True)
         return self._captured(values=values, quiet=quiet, before=before)
 
-    def _saved(self) -> tuple[Trace, Seen]:
+    def _saved(self, path: Path) -> tuple[Trace, Seen]:
         from qkv.lens import load
 
         for name in ("text", "file", "tokens", "tokenizer"):
@@ -88,7 +92,7 @@ class Source:
                     "the text it was made of",
                     "leave it out, or name a model",
                 )
-        trace = load(self.model)
+        trace = load(path)
         most = max(site.B for site in trace.layers)
         if self.sequence is not None:
             trace = trace.sequence(self.sequence)
@@ -98,12 +102,9 @@ class Source:
             )
         if any(len(sites) > 1 for _, sites in trace.calls()):
             trace = trace.call(0)
-        return trace, Seen(short_path(self.model), "a saved trace", "")
+        return trace, Seen(title_of(path), "a saved trace", "")
 
     def _probed(self, step: int) -> tuple[Trace, Seen]:
-        from qkv.lens import load
-        from qkv.training.rundir import RunDirectory
-
         for name in ("text", "file", "tokens", "tokenizer", "sequence"):
             if getattr(self, name) is not None:
                 raise ConfigError(
@@ -111,16 +112,8 @@ class Source:
                     "one of them: a probe is of the passage that the run was given",
                     "leave one out, or train with --probe to choose the passage",
                 )
-        run = RunDirectory(self.model)
-        if not run.exists():
-            require_model(self.model, traces=True)
-            raise ConfigError(
-                f"--step {step} with {self.model}, which is no run",
-                "the folder of a run",
-                "name one that `qkv train` wrote, or leave --step out",
-            )
-        steps = run.probes.steps()
-        nearest = run.probes.nearest(step)
+        probes = self._probes(step)
+        steps, nearest = probes.steps(), probes.nearest(step)
         if nearest is None:
             raise CheckpointError(
                 f"no probes in {self.model}",
@@ -130,9 +123,26 @@ class Source:
         note = f"step {count(nearest)}"
         if nearest != step:
             note += f", the nearest to {count(step)}; probed at {_some(steps)}"
-        trace = load(run.probes.path(nearest))
+        trace = probes.trace(nearest)
         tokens = f"{counted(len(trace.texts), 'token')} of its probe"
-        return trace, Seen(short_path(self.model), note, tokens)
+        return trace, Seen(title_of(self.model), note, tokens)
+
+    def _probes(self, step: int) -> Probes:
+        if self.model is None:
+            from qkv.training.probe_archive import embedded_timeline
+
+            return embedded_timeline()
+        from qkv.training.rundir import RunDirectory
+
+        run = RunDirectory(self.model)
+        if not run.exists():
+            require_model(self.model, traces=True)
+            raise ConfigError(
+                f"--step {step} with {self.model}, which is no run",
+                "the folder of a run",
+                "name one that `qkv train` wrote, or leave --step out",
+            )
+        return run.probes
 
     def _captured(
         self, *, values: bool, quiet: bool, before: Callable[[int, int, int], None] | None
@@ -142,19 +152,23 @@ class Source:
         from qkv.lens import capture
         from qkv.lens.seeing.tokens import texts_of
         from qkv.models import count_parameters
-        from qkv.models.foreign import load_any
 
         own = self.text is None and self.file is None
-        if own and self.model.exists() and run_note(self.model, "source") in (None, "-"):
+        path = self.model
+        if own and path and path.exists() and run_note(path, "source") in (None, "-"):
             raise ConfigError("no text to read", "--text or --file", 'add --text "..."')
         # The text is looked at first: a large model takes a while to load.
         text = None if own else self._text()
-        checkpoint = load_any(self.model, self.tokenizer)
+        checkpoint = load_named(path, self.tokenizer)
         what = "its validation text" if own else self.file or "the text"
         what = "standard input" if what == "-" else what
-        if text is None:
-            text = _own_text(self.model, checkpoint, quiet=quiet)
-        ids = self._ids(checkpoint, text, own=own)
+        if text is None and path is None:
+            # As much as was probed, and no text has to be found or fetched for it.
+            text, what = run_note(None, "probe") or "", "its probe"
+        elif text is None:
+            assert path is not None
+            text = _own_text(path, checkpoint, quiet=quiet)
+        ids = self._ids(checkpoint, text, own=own and path is not None)
         if before is not None:
             before(len(ids), checkpoint.layers or 1, checkpoint.heads or 1)
         recording = capture(checkpoint.model, tokenizer=checkpoint.tokenizer, values=values)
@@ -165,7 +179,7 @@ class Source:
             trace.label(texts_of(checkpoint.tokenizer, ids))
         if not len(trace):
             raise CheckpointError(
-                f"a model without attention, {short_path(self.model)}",
+                f"a model without attention, {title_of(path)}",
                 "one with heads to look into",
                 "name a run of one-head, heads or a later rung, or a Transformer",
             )
@@ -173,9 +187,7 @@ class Source:
         parameters = f"{step}{count(count_parameters(checkpoint.model))} parameters"
         if checkpoint.made_by:
             parameters = f"{checkpoint.made_by}, {parameters}"
-        return trace, Seen(
-            short_path(self.model), parameters, f"{counted(len(ids), 'token')} of {what}"
-        )
+        return trace, Seen(title_of(path), parameters, f"{counted(len(ids), 'token')} of {what}")
 
     def _text(self) -> str:
         if self.text is not None:

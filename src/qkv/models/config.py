@@ -91,6 +91,7 @@ class TransformerConfig:
         scale: factor on q·k; ``None`` means 1/sqrt(C).
         dropout: probability, on embeddings and on each sublayer's output, while training.
         zero_init: projections that write to the residual stream start at zero.
+        convolution: tokens that a short convolution before each sublayer sums; 1 for none.
 
     Raises:
         ConfigError: sizes that do not fit together, or a name that is unknown.
@@ -124,11 +125,12 @@ class TransformerConfig:
     scale: float | None = None
     dropout: float = 0.0
     zero_init: bool = True
+    convolution: int = 1
 
     def __post_init__(self) -> None:
         require_types(self)
         require_positive(self, "vocab", "context", "layers", "width", "heads", "norm_eps")
-        require_positive(self, "rotary_theta")
+        require_positive(self, "rotary_theta", "convolution")
         require_positive(self, "kv_heads", "head_width", "hidden", "window", optional=True)
         require_positive(self, "softcap", "logit_softcap", "scale", optional=True)
         if self.head_width is None:

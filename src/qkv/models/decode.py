@@ -25,7 +25,9 @@ from qkv.attention import Window
 from qkv.models.products import Precision, exact_product, prepare_product, resolve_precision
 
 if TYPE_CHECKING:
-    from qkv.models.transformer import Attention, Block, FeedForward, Norm, Transformer
+    from qkv.models.blocks import Attention, Block, FeedForward, Norm
+    from qkv.models.convolution import ShortConvolution
+    from qkv.models.transformer import Transformer
 
 __all__ = ["Decoder"]
 
@@ -55,16 +57,21 @@ class Decoder:
         # Layers first. Keys are transposed.
         self.keys = model.tokens.new_empty(config.layers, batch, G, C, T)
         self.values = model.tokens.new_empty(config.layers, batch, G, T, C)
+        self.recent: list[Tensor] = []  # what each convolution saw last, the latest at the end
         self.rotation = rotation(model)
         self.turn: tuple[Tensor, Tensor] | None = None
         self.sublayers: list[Step] = []
         for layer, block in enumerate(cast("list[Block]", list(model.blocks))):
             attend = self._prepare_attention(block.attention, layer)
             think = self._prepare_feed_forward(block.feed_forward)
-            self.sublayers += [
-                after(prepare_norm(block.attention_norm), attend),
-                after(prepare_norm(block.feed_forward_norm), think),
-            ]
+            for sublayer, (norm, act) in enumerate(
+                [(block.attention_norm, attend), (block.feed_forward_norm, think)]
+            ):
+                prepared = prepare_norm(norm)
+                if block.convolutions:
+                    convolution = cast("ShortConvolution", block.convolutions[sublayer])
+                    prepared = after(prepared, self._prepare_convolution(convolution))
+                self.sublayers.append(after(prepared, act))
         weight = model.tokens if model.unembed is None else model.unembed.weight
         self.unembed = after(prepare_norm(model.norm), exact_product(weight, None, batch, None))
 
@@ -76,6 +83,8 @@ class Decoder:
         for layer, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):
             self.keys[layer, ..., : self.at] = keys.mT
             self.values[layer, :, :, : self.at] = values
+        for recent, seen in zip(self.recent, cache.recent.values(), strict=True):
+            recent.copy_(seen.transpose(0, 1).reshape(recent.shape))
         return logits
 
     def step(self, tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
@@ -161,6 +170,20 @@ class Decoder:
             torch.mul(plain, cosine, out=turned).addcmul_(swapped, sine)
 
         return turned, turn
+
+    def _prepare_convolution(self, convolution: ShortConvolution) -> Step:
+        weight = convolution.weight[:, 0].flip(-1).t().contiguous()  # (K, D), the latest at the end
+        rows = (weight.shape[1],) if self.batch == 1 else (self.batch, weight.shape[1])
+        window = weight.new_zeros(len(weight), *rows)
+        self.recent.append(window[1:])
+        weights = weight.view(len(weight), *[1] * (len(rows) - 1), -1)
+
+        def step(x: Rows) -> Rows:
+            window[:-1] = window[1:].clone()
+            window[-1] = x
+            return (window * weights).sum(0)
+
+        return step
 
     def _prepare_feed_forward(self, layer: FeedForward) -> Step:
         up, down = self._prepare_product(layer.up), self._prepare_product(layer.down)

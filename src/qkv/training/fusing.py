@@ -9,6 +9,7 @@ every token alone: all blocks share them, and so do contexts of any length with 
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qkv.models.transformer import Angles, Block, BlockCall, Product, Transformer, apply
+from qkv.models.blocks import Angles, Block, BlockCall, Product, apply
+from qkv.models.transformer import Transformer
 from qkv.training.config import TrainingConfig
 from qkv.training.int8 import int8_linear
 
@@ -45,27 +47,48 @@ def block_call(*, int8: bool, compiled: bool) -> BlockCall:
             later calls should be the same.
     """
     product = int8_linear if int8 else apply
-    before, after = partial(_before, product=product), partial(_after, product=product)
+    before: Callable[..., Any] = partial(_before, product=product)
+    after: Callable[..., Any] = partial(_after, product=product)
     if compiled:
-        compile_half: Callable[..., Any] = partial(torch.compile, dynamic=False, fullgraph=True)
-        before, after = compile_half(before), compile_half(after)
+        before, after = _compiled(before), _compiled(after)
 
     def call(block: Block, x: Tensor, angles: Angles | None) -> Tensor:
         B, T, _ = x.shape
         flat = x.flatten(0, 1)  # (N, D), N = B T
         turns = None if angles is None else (angles[0].repeat(B, 1, 1), angles[1].repeat(B, 1, 1))
-        q, k, v = before(block, flat, turns)  # (N, H, C)
+        places = torch.arange(T, device=x.device).repeat(B)[:, None]
+        q, k, v = before(block, flat, places, turns)  # (N, H, C)
         mixed = block.attention.mix(
             *(heads.unflatten(0, (B, T)).transpose(1, 2) for heads in (q, k, v))
         )
-        return after(block, flat, mixed.transpose(1, 2).reshape(B * T, -1)).view_as(x)
+        return after(block, flat, places, mixed.transpose(1, 2).reshape(B * T, -1)).view_as(x)
 
     return call
 
 
-def _before(block: Block, x: Tensor, angles: Angles | None, product: Product) -> Any:
-    return block.before(x, angles, product)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is compiled when first called, without the compiler's own warnings."""
+    compiled: Callable[..., Any] = torch.compile(function, dynamic=False, fullgraph=True)
+    ready = False
+
+    def call(*args: Any) -> Any:
+        nonlocal ready
+        if ready:
+            return compiled(*args)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = compiled(*args)
+        ready = True
+        return result
+
+    return call
 
 
-def _after(block: Block, x: Tensor, mixed: Tensor, product: Product) -> Tensor:
-    return block.after(x, mixed, product)
+def _before(
+    block: Block, x: Tensor, places: Tensor, angles: Angles | None, product: Product
+) -> Any:
+    return block.before(x, places, angles, product)
+
+
+def _after(block: Block, x: Tensor, places: Tensor, mixed: Tensor, product: Product) -> Tensor:
+    return block.after(x, places, mixed, product)

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from qkv.models.checkpoint import disk_error, write_atomically
 
-__all__ = ["LineFile"]
+__all__ = ["LineFile", "parse_lines"]
+
+
+def parse_lines(texts: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects of lines; what is no line of a step is left out.
+
+    >>> list(parse_lines(['{"step": 1}', '{"ste']))
+    [{'step': 1}]
+    """
+    for text in texts:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            yield line
 
 
 class LineFile:
@@ -40,13 +55,7 @@ class LineFile:
         if not self.path.is_file():
             return
         with self.path.open(encoding="utf-8", errors="replace") as file:
-            for text in file:
-                try:
-                    line = json.loads(text)
-                except ValueError:
-                    continue
-                if isinstance(line, dict) and isinstance(line.get("step"), int):
-                    yield line
+            yield from parse_lines(file)
 
     def cut(self, step: int) -> None:
         """Drop lines past a step, and torn ones."""

@@ -46,7 +46,8 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
         whole = p if whole is None else p @ whole
         if step + 1 < steps:
             gram = p @ gram @ p
-    x = x if whole is None else whole @ x
+    if whole is not None:
+        x = torch.matmul(whole, x)
     return x.mT if tall else x
 
 

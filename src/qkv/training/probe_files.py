@@ -12,19 +12,61 @@ A line is written when its file is whole, so that who follows the lines finds ev
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qkv.models.checkpoint import disk_error
 from qkv.training.lines import LineFile
 
-__all__ = ["ProbeFiles"]
+if TYPE_CHECKING:
+    from qkv.lens import Trace
+
+__all__ = ["INDEX", "ProbeFiles", "Probes", "file_name"]
 
 INDEX = "index.jsonl"
 
 
-class ProbeFiles:
+def file_name(step: int) -> str:
+    """Return the name of one step's trace.
+
+    >>> file_name(123)
+    'step-00000123.safetensors'
+    """
+    return f"step-{step:08d}.safetensors"
+
+
+class Probes(ABC):
+    """Probes of a run, wherever they are kept."""
+
+    @abstractmethod
+    def read(self) -> Iterator[dict[str, Any]]:
+        """Yield the lines, in the order in which probes were made; a torn one is left out."""
+
+    @abstractmethod
+    def trace(self, step: int) -> Trace:
+        """Return what each head looked at after a step that has a probe.
+
+        Raises:
+            CheckpointError: it has none, or a damaged one.
+        """
+
+    @abstractmethod
+    def has(self, step: int) -> bool:
+        """Return whether a step's trace is there."""
+
+    def steps(self) -> list[int]:
+        """Return the steps that have a probe, in order."""
+        found = {line["step"] for line in self.read() if line["step"] >= 0}
+        return sorted(step for step in found if self.has(step))
+
+    def nearest(self, step: int) -> int | None:
+        """Return the probed step that is nearest, the earlier of two; ``None`` without probes."""
+        return min(self.steps(), key=lambda one: (abs(one - step), one), default=None)
+
+
+class ProbeFiles(Probes):
     """Probes on disk.
 
     Args:
@@ -41,7 +83,7 @@ class ProbeFiles:
         >>> ProbeFiles(Path("probes")).path(123).name
         'step-00000123.safetensors'
         """
-        return self.folder / f"step-{step:08d}.safetensors"
+        return self.folder / file_name(step)
 
     def make_folder(self) -> None:
         """Make the folder, where it isn't there yet.
@@ -62,14 +104,19 @@ class ProbeFiles:
         """Yield the lines, in the order in which probes were made; a torn one is left out."""
         return self._index.read()
 
-    def steps(self) -> list[int]:
-        """Return the steps that have a probe, in order."""
-        found = {line["step"] for line in self.read() if line["step"] >= 0}
-        return sorted(step for step in found if self.path(step).is_file())
+    def has(self, step: int) -> bool:
+        """Return whether a step's trace is there."""
+        return self.path(step).is_file()
 
-    def nearest(self, step: int) -> int | None:
-        """Return the probed step that is nearest, the earlier of two; ``None`` without probes."""
-        return min(self.steps(), key=lambda one: (abs(one - step), one), default=None)
+    def trace(self, step: int) -> Trace:
+        """Return what each head looked at after a step that has a probe; tensors are mapped.
+
+        Raises:
+            CheckpointError: it has none, or a damaged one.
+        """
+        from qkv.lens import load
+
+        return load(self.path(step))
 
     def cut(self, step: int) -> None:
         """Drop what is past a step, and files that no line speaks of."""

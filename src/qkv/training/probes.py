@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from qkv.training.loop import StepReport, TrainingState
     from qkv.training.probe_files import ProbeFiles
 
-__all__ = ["Probed", "Prober", "has_attention", "require_passage"]
+__all__ = ["Probed", "Prober", "has_attention", "require_passage", "told_scores"]
 
 SAMPLE_TOKENS = 32
 """Of a sample, at most: with the prompt it stays within the context."""
@@ -175,7 +175,7 @@ class Prober:
             "seconds": seconds,
             "sample_seconds": self.sampling.done.get(step),
             "sample": sample,
-            "heads": _scores(table),
+            "heads": told_scores(table),
         }
         with uninterrupted():
             self.files.append(line)
@@ -209,7 +209,7 @@ class Prober:
         )
 
 
-def _scores(table: HeadTable) -> dict[str, Any]:
+def told_scores(table: HeadTable) -> dict[str, Any]:
     """Each head's role, its lift, and each score with its chance, to four decimals."""
     return {
         row.name: {

@@ -15,7 +15,7 @@ from qkv.lens.seeing.reckoning import lse_of, some_weights
 from qkv.lens.traces.parts import bias_of, mask_of, tensors_of
 from qkv.lens.traces.sites import Site
 
-__all__ = ["code", "decode", "round_site"]
+__all__ = ["LARGEST", "code", "decode", "round_site"]
 
 LARGEST = 127
 # Rows of which the change of weights is measured, of each sequence.
@@ -23,10 +23,11 @@ TRIED = 16
 
 
 def code(
-    x: Float[Tensor, "*rows C"],
+    x: Float[Tensor, "*rows C"], largest: int = LARGEST
 ) -> tuple[Int8[Tensor, "*rows C"], Float[Tensor, " *rows"]]:
     """Rows as whole numbers from -127 to 127, and what each row is to be multiplied by.
 
+    A smaller `largest` makes them coarser, and files of them smaller once they are compressed.
     Scales are fp16, or fp32 where one of them would lose digits in fp16.
 
     Raises:
@@ -43,13 +44,13 @@ def code(
             "finite numbers, to be stored as int8",
             "save without dtype='int8'",
         )
-    scales = wide.abs().amax(-1) / LARGEST
+    scales = wide.abs().amax(-1) / largest
     half = torch.finfo(torch.float16)
     fits = (scales == 0) | ((scales >= half.tiny) & (scales <= half.max))
     if bool(fits.all()):
         scales = scales.half()
     whole = scales.float()[..., None]
-    numbers = torch.where(whole > 0, wide / whole, 0.0).round_().clamp_(-LARGEST, LARGEST)
+    numbers = torch.where(whole > 0, wide / whole, 0.0).round_().clamp_(-largest, largest)
     return numbers.to(torch.int8), scales
 
 
@@ -64,7 +65,7 @@ def decode(
     return numbers.float() * scales.float()[..., None]
 
 
-def round_site(site: Site) -> tuple[Site, dict[str, Tensor]]:
+def round_site(site: Site, largest: int = LARGEST) -> tuple[Site, dict[str, Tensor]]:
     """A site of the rounded q and k with an lse of its own, and the numbers and scales of both.
 
     Its `error` is the largest change of a weight in some rows.
@@ -79,8 +80,8 @@ def round_site(site: Site) -> tuple[Site, dict[str, Tensor]]:
             "capture other layers",
         )
     coded: dict[str, Tensor] = {}
-    coded["q"], coded["q_scale"] = code(site.q)
-    coded["k"], coded["k_scale"] = code(site.k)
+    coded["q"], coded["q_scale"] = code(site.q, largest)
+    coded["k"], coded["k_scale"] = code(site.k, largest)
     q, k = decode(coded["q"], coded["q_scale"]), decode(coded["k"], coded["k_scale"])
     rounded = site.only(q=q, k=k, lse=site.lse.float().clone(), again=None)
     error = site.error

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from qkv.lens.seeing.masks import Cut, Stitched
 from qkv.lens.traces.described import RULES
 from qkv.lens.traces.disk import in_folder, unwritable
 from qkv.lens.traces.reading import FORMAT, read
-from qkv.lens.traces.rounding import round_site
+from qkv.lens.traces.rounding import LARGEST, round_site
 from qkv.lens.traces.sites import Site
 from qkv.lens.traces.stitching import StitchedBias
 from qkv.lens.traces.trace import Trace
 
-__all__ = ["in_folder", "load", "save"]
+__all__ = ["in_folder", "load", "load_bytes", "save"]
 
 TENSORS = ("q", "k", "lse", "v", "w_o", "sink", "at", "rows", "query_ids", "key_ids")
 PLAIN = ("index", "name", "scale", "softcap", "queries", "error", "note")
@@ -105,14 +106,14 @@ class _Writer:
             f"a bias of type {type(bias).__name__}", "a table or ALiBi", "save another layer"
         )
 
-    def site(self, site: Site, *, rounded: bool) -> dict[str, Any]:
+    def site(self, site: Site, largest: int | None) -> dict[str, Any]:
         if site.score_mod is not None:
             raise QkvError(
                 f"layer {site.index} with a score_mod, which is a function",
                 "layers that numbers describe",
                 "read its maps before the program ends, or capture other layers",
             )
-        site, coded = round_site(site) if rounded else (site, {})
+        site, coded = round_site(site, largest) if largest else (site, {})
         tensors = {name: getattr(site, name) for name in TENSORS} | coded
         return {
             **{name: getattr(site, name) for name in PLAIN},
@@ -127,11 +128,12 @@ class _Writer:
         }
 
 
-def save(trace: Trace, path: Path, dtype: str | None = None) -> Path:
+def save(trace: Trace, path: Path, dtype: str | None = None, largest: int = LARGEST) -> Path:
     """Writes a trace to one file; what was there before stays until the new one is whole.
 
     With "int8" q and k are rounded to whole numbers with one scale a row, and lse is that of the
-    rounded ones. Tensors go to the file one by one: a trace that is mapped isn't held in memory.
+    rounded ones; none of the numbers is above `largest`. Tensors go to the file one by one: a trace
+    that is mapped isn't held in memory.
 
     Raises:
         ConfigError: for another dtype.
@@ -140,11 +142,11 @@ def save(trace: Trace, path: Path, dtype: str | None = None) -> Path:
     """
     if dtype not in (None, "int8"):
         raise ConfigError(f"dtype={dtype!r}", "'int8', or None for what is held", "choose one")
-    writer, rounded = _Writer(), dtype == "int8"
+    writer, rounded = _Writer(), largest if dtype == "int8" else None
     described = {
         "format": FORMAT,
         "calls": [
-            [layer, [writer.site(site, rounded=rounded) for site in calls]]
+            [layer, [writer.site(site, rounded) for site in calls]]
             for layer, calls in trace.calls()
         ],
         "unseen": trace.unseen,
@@ -208,15 +210,48 @@ def load(path: Path | str) -> Trace:
     qkv.errors.CheckpointError: got nothing at no/such/file; expected a trace that was saved; \
 check the path
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"nothing at {path}", "a trace that was saved", "check the path")
+    return _read(path, lambda: _mapped(path))
+
+
+def load_bytes(data: bytes, source: object) -> Trace:
+    """Reads a trace from the bytes of its file, as `load` does; `source` is what to call it.
+
+    Raises:
+        CheckpointError: where they are damaged, or hold no trace.
+
+    >>> load_bytes(b"", "nowhere")
+    Traceback (most recent call last):
+    qkv.errors.CheckpointError: got nowhere: Error while deserializing: header too small; \
+expected a trace that was saved; write it again with trace.save
+    """
+    return _read(source, lambda: _parsed(data))
+
+
+def _mapped(path: Path) -> tuple[str | None, dict[str, Tensor]]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        told = (file.metadata() or {}).get("qkv")
+        return told, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def _parsed(data: bytes) -> tuple[str | None, dict[str, Tensor]]:
+    from safetensors.torch import load as parse
+
+    tensors = parse(data)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return header.get("__metadata__", {}).get("qkv"), tensors
+
+
+def _read(source: object, opened: Callable[[], tuple[str | None, dict[str, Tensor]]]) -> Trace:
+    """The trace that a file describes and holds."""
+    from safetensors import SafetensorError
+
     try:
-        with safe_open(path, framework="pt") as file:
-            told = (file.metadata() or {}).get("qkv")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        told, tensors = opened()
         if told is None:
             raise ValueError("it holds no trace")
         found = read(json.loads(told), tensors)
@@ -233,7 +268,7 @@ check the path
     ) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
-            f"{path}: {reason}", "a trace that was saved", "write it again with trace.save"
+            f"{source}: {reason}", "a trace that was saved", "write it again with trace.save"
         ) from error
     trace = Trace()
     trace.end(found.calls, found.unseen, found.partial)
