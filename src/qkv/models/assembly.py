@@ -6,11 +6,14 @@ tensors before anything of that size is built, so that a damaged file costs no m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from qkv.errors import CheckpointError
 from qkv.models.config import TransformerConfig
@@ -58,8 +61,11 @@ again
     """
     numbers = sum(weight.numel() for weight in weights.values())
     _require_sizes(config, len(weights), numbers, path)
-    with torch.device("meta"):  # shapes alone, without memory
-        model = Transformer(config)
+    # Angles, which no weight depends on, are made below.
+    shaped = replace(config, positions="none") if config.positions == "rotary" else config
+    with torch.device("meta"), _Undrawn():  # shapes alone, without memory
+        model = Transformer(shaped)
+    model.config = config
     require_shapes(model, weights, path)
     for name, weight in weights.items():
         # The extremes of a tensor with a NaN are NaN.
@@ -72,6 +78,17 @@ again
     model.load_state_dict(dict(weights), assign=True)
     model.angles = position_table(config)
     return model.eval()
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves weights undrawn: to draw without memory torch would import its compiler, over 1 s."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
 
 
 def require_shapes(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

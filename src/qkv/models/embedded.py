@@ -147,8 +147,8 @@ def unpack_checkpoint(data: bytes, path: Path) -> Checkpoint:
         step, metrics = int(notes["step"]), dict(notes["metrics"])
         if not isinstance(config, TransformerConfig) or tokenizer.size > config.vocab:
             raise ValueError(f"{tokenizer.size} tokens for {config.kind} of {config.vocab}")
-        tensors = {name: torch.from_numpy(each) for name, each in weights.items()}
-        model = assemble(config, tensors, path)
     except BROKEN as error:  # a ConfigError is a ValueError
         raise damaged(path, error) from error
+    tensors = {name: torch.from_numpy(each) for name, each in weights.items()}
+    model = assemble(config, tensors, path)
     return Checkpoint(path, model, tokenizer, step, metrics)

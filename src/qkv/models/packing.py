@@ -96,7 +96,7 @@ def encode(weights: Weights, fraction: float, notes: Mapping[str, Any]) -> bytes
     others: list[bytes] = []
     tensors = []
     for name, weight in weights.items():
-        whole = weight.ndim == 2
+        whole = weight.ndim == 2 and weight.size > 0
         tensors.append([name, list(weight.shape), whole])
         _require_fp16(name, weight)
         if whole:

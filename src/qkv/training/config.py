@@ -28,6 +28,7 @@ class TrainingConfig:
         beta1: AdamW's decay of the mean gradient.
         beta2: AdamW's decay of the squared gradient.
         momentum: Muon's.
+        iterations: of Newton–Schulz, in Muon: fewer suffice for small batches, which are noisy.
         warmup: fraction of the steps over which the rate rises from 0.
         decay: fraction of the steps, at the end, over which it falls linearly.
         final_rate: the rate at the end, as a fraction of the peak.
@@ -58,6 +59,7 @@ class TrainingConfig:
     beta1: float = 0.9
     beta2: float = 0.99
     momentum: float = 0.95
+    iterations: int = 5
     warmup: float = 0.02
     decay: float = 0.6
     final_rate: float = 0.0
@@ -78,7 +80,7 @@ class TrainingConfig:
             raise ConfigError(
                 f"a budget of {self.tokens} tokens", "1 or more", "try --budget 1000000"
             )
-        require_positive(self, "batch", "save_every", "keep")
+        require_positive(self, "batch", "iterations", "save_every", "keep")
         for name in ("learning_rate", "muon_learning_rate", "weight_decay"):
             self._require(name, 0, 1e30)  # above it, products overflow fp32
         self._require("clip", 0, float("inf"))

@@ -34,7 +34,8 @@ def training_forward(model: nn.Module, config: TrainingConfig) -> Callable[[Tens
     """Return the model's forward pass as training runs it: (B, T) ids to (B, T, V) logits."""
     int8, compiled = config.precision == "int8", config.compile == "on"
     if not isinstance(model, Transformer) or not (int8 or compiled):
-        return model
+        forward: Callable[[Tensor], Tensor] = model
+        return forward
     return partial(model, call=block_call(int8=int8, compiled=compiled))
 
 
@@ -61,7 +62,8 @@ def block_call(*, int8: bool, compiled: bool) -> BlockCall:
         mixed = block.attention.mix(
             *(heads.unflatten(0, (B, T)).transpose(1, 2) for heads in (q, k, v))
         )
-        return after(block, flat, places, mixed.transpose(1, 2).reshape(B * T, -1)).view_as(x)
+        stream: Tensor = after(block, flat, places, mixed.transpose(1, 2).reshape(B * T, -1))
+        return stream.view_as(x)
 
     return call
 

@@ -63,6 +63,7 @@ class Muon(torch.optim.Optimizer):
         lr: learning rate.
         momentum: of the gradient, with Nesterov's look-ahead.
         weight_decay: decoupled; the weights shrink by ``lr * weight_decay`` a step.
+        iterations: of :func:`orthogonalise`.
     """
 
     def __init__(
@@ -71,8 +72,10 @@ class Muon(torch.optim.Optimizer):
         lr: float = 0.02,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        iterations: int = 5,
     ) -> None:
         super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self.iterations = iterations
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -84,7 +87,9 @@ class Muon(torch.optim.Optimizer):
                 if matrix.grad is not None:
                     by_shape[matrix.shape].append(matrix)
             for shape, matrices in by_shape.items():
-                updates = orthogonalise(self._momentum(matrices, group["momentum"]))
+                updates = orthogonalise(
+                    self._momentum(matrices, group["momentum"]), self.iterations
+                )
                 scale = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
                 if group["weight_decay"]:
                     torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
@@ -136,6 +141,7 @@ def build_optimizers(model: nn.Module, config: TrainingConfig) -> list[torch.opt
                 lr=config.muon_learning_rate,
                 momentum=config.momentum,
                 weight_decay=config.weight_decay,
+                iterations=config.iterations,
             )
         )
     for optimizer in optimizers:
