@@ -80,13 +80,12 @@ def test_its_heads_are_taken_out(command: Command, tmp_path: Path) -> None:
         assert "the folder L0, which holds no model" in command("ablate", "L0", "--all").err
 
 
-def test_it_is_scored_and_proved(command: Command, tmp_path: Path) -> None:
+def test_it_is_scored(command: Command, tmp_path: Path) -> None:
     text = tmp_path / "notes.txt"
     text.write_text("Now is the winter of our discontent\n" * 20, encoding="utf-8")
     told = json.loads(command("eval", "--data", text, "--json").out)
     assert told["step"] == load_embedded().step
     assert 0 < told["loss"] < 4.5
-    assert command("prove", "--data", text, "--sequences", 1).code == 0
 
 
 def test_bad_input_is_one_line(
@@ -101,6 +100,8 @@ def test_bad_input_is_one_line(
         (("inspect", "--tokenizer", "t.json"), "--tokenizer t.json without a model"),
         (("sample", "--tokenizer", "t.json"), "--tokenizer t.json without a model"),
         (("sample", "--prompt", "7"), "'7'"),
+        (("eval", "--data", "nowhere.txt"), "nowhere.txt"),
+        (("prove", "--data", "nowhere.txt"), "nowhere.txt"),
         (("ablate",), "nothing to change"),
         (("ablate", "L99"), "L99"),
         (("ablate", "nowhere"), "got nothing to change"),

@@ -29,7 +29,8 @@ def settings(steps: int) -> list[str]:
         "average": 0.9, "optimizer": "muon", "precision": "fp32", "save_every": SAVE_EVERY,
         "evaluate_every": 70, "sample_every": 150, "tokens": steps * 4 * 16,
     }  # fmt: skip
-    return [argument for name in given for argument in ("--set", f"{name}={given[name]}")]
+    pairs = [argument for name in given for argument in ("--set", f"{name}={given[name]}")]
+    return ["--preset", "transformer", *pairs]
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,9 @@ def test_thinning_is_even_by_logarithm() -> None:
     places = np.log1p(thinned(steps, 12))
     gaps = np.diff(places)
     assert len(places) == 12
-    assert gaps.max() < 2.1 * gaps.min()
+    # But for the first two, where whole numbers lie apart.
+    assert gaps[2:].max() < 1.3 * gaps[2:].min()
+    assert thinned(steps, len(steps)) == steps
     assert thinned([5], 40) == [5]
     assert thinned(steps, 2) == [0, 999]
 

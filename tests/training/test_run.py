@@ -182,7 +182,8 @@ def test_really_full_disk(
         pytest.skip("a small disk cannot be mounted here")
     try:
         process = spawn(
-            "train", "--data", text_file, "--out", small / "run", "--budget", "40k",
+            "train", "--preset", "transformer", "--data", text_file, "--out", small / "run",
+            "--budget", "40k",
             "--set", "layers=2", "--set", "width=48", "--set", "save_every=5", "--set", "keep=5",
             "--set", "context=16", "--set", "precision=fp32",
         )  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 from qkv.bench.measure import Measurement, Timing, compare, ratio
 from qkv.bench.nanogpt import SHAPE, open_sampler
 from qkv.models import Sampling, build_model, count_parameters, generate
+from qkv.models.products import Precision
 from qkv.training.recipes import configure, find_preset
 
 __all__ = ["beside_nanogpt", "generation"]
@@ -77,7 +78,8 @@ def beside_nanogpt(
 
     Each side draws as many tokens as the context has, with the defaults of nanoGPT's sampler
     (temperature 0.8, the 200 likeliest tokens), in a process that is warm. All of a call counts:
-    ours makes its cache ready in it. The likeliest tokens are compared too.
+    ours makes its cache ready in it. Ours reads its weights as `qkv sample` does (``auto``, see
+    `qkv.models.products`), and once more as they are; of those the likeliest tokens are compared.
 
     Args:
         folder: a checkout of nanoGPT, which is left as it is.
@@ -92,14 +94,17 @@ def beside_nanogpt(
     with open_sampler(folder, shape) as sampler:
         model = sampler.checkpoint.model
 
-        def draw(sampling: Sampling) -> list[int]:
+        def draw(sampling: Sampling, precision: Precision = "fp32") -> list[int]:
             prompt = torch.zeros((1, 1), dtype=torch.long)
-            return [int(step[0]) for step in generate(model, prompt, tokens, sampling)]
+            steps = generate(model, prompt, tokens, sampling, precision=precision)
+            return [int(step[0]) for step in steps]
 
+        drawing = Sampling(temperature=0.8, top_k=200)
         same = draw(Sampling(temperature=0)) == sampler.draw([0], tokens, 1.0, top_k=1)
         times = compare(
             {
-                "generate": lambda: draw(Sampling(temperature=0.8, top_k=200)),
+                "generate": lambda: draw(drawing, "auto"),
+                "generate_fp32": lambda: draw(drawing),
                 "nanogpt": lambda: sampler.draw([0], tokens, 0.8, top_k=200),
             },
             rounds,
@@ -112,6 +117,7 @@ def beside_nanogpt(
                 "tokens_per_second": tokens / times["generate"].median,
                 "nanogpt_tokens_per_second": tokens / times["nanogpt"].median,
                 "times_as_fast": ratio(times["nanogpt"], times["generate"]),
+                "times_as_fast_fp32": ratio(times["nanogpt"], times["generate_fp32"]),
                 "same_likeliest_tokens": same,
             },
             rounds,

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 def train_command(  # noqa: PLR0917 (options have names)
     context: typer.Context,
     preset: Annotated[
-        str, typer.Option(help="The recipe: a rung of the ladder, transformer, small or gpt2.")
-    ] = "transformer",
+        str, typer.Option(help="The recipe: tiny, small, gpt2, or a rung of the ladder.")
+    ] = "small",
     data: DataSource = "shakespeare",
     tokenizer: Annotated[
         Literal["char", "byte", "bpe"], typer.Option(help="How text becomes tokens.")
@@ -78,7 +78,9 @@ def train_command(  # noqa: PLR0917 (options have names)
 
       qkv train --data notes.txt
 
-      qkv train --preset small --dry-run
+      qkv train --preset tiny --data notes.txt
+
+      qkv train --dry-run
 
       qkv train --preset transformer --set layers=6 --set context=128 --out runs/six
 
@@ -123,7 +125,7 @@ def _open(  # noqa: PLR0917 (options have names)
     """Load the text, settle the configs, and start the run directory (none for a dry run)."""
     from qkv.text import load_corpus
     from qkv.training.probes import require_passage
-    from qkv.training.recipes import configure, find_preset
+    from qkv.training.recipes import configure, find_preset, require_enough
     from qkv.training.run import Data, start
     from qkv.training.rundir import RunDirectory
 
@@ -142,6 +144,8 @@ def _open(  # noqa: PLR0917 (options have names)
     if probe is not None:
         probe = probe.replace("\\n", "\n")
         require_passage(probe, data.tokenizer, model, training)
+    if budget is None and "tokens" not in settings:
+        require_enough(recipe, training.tokens, data)
     if dry_run:
         print_estimate(recipe, model, training, data, as_json)
         return None, data

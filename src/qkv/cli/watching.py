@@ -46,6 +46,8 @@ def watch_run(run: RunDirectory, data: Data, device: str, as_json: bool) -> None
         f"{training.precision}; writing {place}",
         markup=False,
     )
+    if training.compile == "on":
+        console.print("Compiling comes first: half a minute, the first time.", style="dim")
     evaluation: Evaluated | None = None
     sample: Sampled | None = None
     started, done_before = time.perf_counter(), -1

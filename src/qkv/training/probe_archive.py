@@ -159,10 +159,19 @@ def thinned(steps: Sequence[int], count: int) -> list[int]:
     >>> thinned([0, 2, 3, 4, 6, 9, 10, 16, 30, 33, 64], 5)
     [0, 2, 6, 16, 64]
     """
-    kept = sorted(steps)
-    while len(kept) > max(count, 2):
-        places = [math.log1p(step) for step in kept]
-        gaps = [after - before for before, after in zip(places, places[2:], strict=False)]
+    kept, count = sorted(steps), max(count, 2)
+    places = {step: math.log1p(step) for step in kept}
+    # Where steps lie apart, places between them fall on one: more are asked for until enough.
+    for asked in range(count, 3 * count if len(kept) > count else 0):
+        wanted = [max(places.values()) * i / (asked - 1) for i in range(asked)]
+        near = {min(kept, key=lambda step, to=one: abs(places[step] - to)) for one in wanted}  # type: ignore[misc]
+        if len(near) >= count:
+            kept = sorted(near)
+            break
+    while len(kept) > count:
+        gaps = [
+            places[after] - places[before] for before, after in zip(kept, kept[2:], strict=False)
+        ]
         del kept[1 + gaps.index(min(gaps))]
     return kept
 

@@ -6,15 +6,17 @@ to the next shows what that one change gives. The Transformer alone has the mode
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from qkv.errors import ConfigError
+from qkv.errors import ConfigError, TextError
 from qkv.models.config import ModelConfig, RungConfig, TransformerConfig
 from qkv.models.fields import build, parse_setting
 from qkv.training.config import TrainingConfig
+from qkv.training.data import Data
 
-__all__ = ["LADDER", "PRESETS", "Preset", "configure", "find_preset"]
+__all__ = ["LADDER", "PRESETS", "Preset", "configure", "find_preset", "require_enough"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,9 @@ class Preset:
     model: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
 
+
+MOST_EPOCHS = 10
+"""How often a recipe may read a text; Shakespeare's, read twice, is as good as it gets."""
 
 RUNG = {"context": 64, "width": 64, "heads": 8}
 ADAMW = {"learning_rate": 0.01}
@@ -98,6 +103,33 @@ def find_preset(name: str) -> Preset:
         f"the preset {name!r}",
         f"one of {', '.join(preset.name for preset in PRESETS)}",
         "check its name",
+    )
+
+
+def require_enough(preset: Preset, tokens: int, data: Data) -> None:
+    """Raise a TextError for a text that the recipe would learn by heart.
+
+    The rungs are spared: what they show, they show on any text.
+
+    Args:
+        preset: the recipe.
+        tokens: its budget.
+        data: what it would be trained on.
+    """
+    there = len(data.train)
+    if preset in LADDER or tokens <= MOST_EPOCHS * there:
+        return
+    others = [
+        other
+        for other in PRESETS
+        if other not in LADDER and other.training["tokens"] <= MOST_EPOCHS * there
+    ]
+    advice = f"try --preset {others[-1].name}" if others else "take a longer text"
+    raise TextError(
+        f"{there:,} tokens to train on, which the preset {preset.name} would read "
+        f"{tokens / there:,.0f} times and learn by heart",
+        f"{math.ceil(tokens / MOST_EPOCHS):,} or more",
+        f"{advice}, or --budget {MOST_EPOCHS * there}",
     )
 
 
