@@ -145,6 +145,7 @@ def _open(  # noqa: PLR0917 (options have names)
         probe = probe.replace("\\n", "\n")
         require_passage(probe, data.tokenizer, model, training)
     if budget is None and "tokens" not in settings:
+        data.require(model.context)
         require_enough(recipe, training.tokens, data)
     if dry_run:
         print_estimate(recipe, model, training, data, as_json)
