@@ -34,7 +34,7 @@ def run_flops(config: ModelConfig, training: TrainingConfig) -> int:
 
     >>> run_flops(TransformerConfig(vocab=65, context=16, layers=1, width=8, heads=1),
     ...           TrainingConfig(tokens=64, batch=2))
-    645120
+    562176
     """
     with torch.device("meta"):
         parameters = count_parameters(build_model(config))
