@@ -97,7 +97,8 @@ def test_a_passage_is_checked_before_anything_is_written(
 ) -> None:
     out = tmp_path / "out"
     for more in ((), ("--dry-run",)):
-        ended = command("train", "--data", text_file, "--out", out, "--probe", "abc " * 20, *more)
+        ended = command("train", "--preset", "transformer", "--data", text_file, "--out", out,
+                        "--probe", "abc " * 20, *more)  # fmt: skip
         assert (ended.code, ended.out) == (2, "")
         assert "got a probe of 80 tokens; expected at most the context, 64; shorten" in ended.err
         assert len(ended.err.splitlines()) == 1

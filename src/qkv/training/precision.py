@@ -23,13 +23,13 @@ __all__ = ["choose_precision", "measure_precisions", "settle"]
 Precision = Literal["fp32", "bf16", "int8"]
 
 WORTH = 1.3  # bf16 loses some accuracy and some time to conversions: below this it isn't worth it
-WORTH_ROUNDING = 2.0  # int8 more so
+WORTH_ROUNDING = 1.5  # int8 more so
 LONG_FLOPS = 15e12
 """From so many on a run is long enough for the compiler: about a minute of products in fp32."""
 
 
 @cache
-def measure_precisions(rows: int = 1024, width: int = 384) -> dict[str, float]:
+def measure_precisions(rows: int = 2048, width: int = 512) -> dict[str, float]:
     """Return GFLOP/s of a matrix product on the CPU in fp32, bf16 and int8, in a tenth of a second.
 
     Args:
