@@ -20,7 +20,7 @@ __all__ = ["beside_nanogpt", "generation"]
 def generation(rounds: int = 5, *, nanogpt: Path | None = None) -> list[Measurement]:
     """Time generation with the cache against recomputing the whole prefix for each token.
 
-    The model is the preset `small` (10.67 M parameters, context 256), fp32, one prompt. Two cases:
+    The model is the preset `small` (2.7 M parameters, context 256), fp32, one prompt. Two cases:
     the last 32 tokens of a context, where the prefix is nearly all of T; and a whole context from
     one token on, where the prefix is half of T on average. Both ways draw the same tokens.
 

@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from qkv.errors import CheckpointError
-from qkv.models.config import TransformerConfig
+from qkv.models import build_model
+from qkv.models.config import ModelConfig, TransformerConfig
 from qkv.models.transformer import Transformer, position_table
 
 __all__ = ["assemble", "broken", "own", "require_shapes"]
@@ -61,11 +62,7 @@ again
     """
     numbers = sum(weight.numel() for weight in weights.values())
     _require_sizes(config, len(weights), numbers, path)
-    # Angles, which no weight depends on, are made below.
-    shaped = replace(config, positions="none") if config.positions == "rotary" else config
-    with torch.device("meta"), _Undrawn():  # shapes alone, without memory
-        model = Transformer(shaped)
-    model.config = config
+    model = cast("Transformer", outline(config))
     require_shapes(model, weights, path)
     for name, weight in weights.items():
         # The extremes of a tensor with a NaN are NaN.
@@ -78,6 +75,21 @@ again
     model.load_state_dict(dict(weights), assign=True)
     model.angles = position_table(config)
     return model.eval()
+
+
+def outline(config: ModelConfig) -> nn.Module:
+    """Return a model whose weights have shapes alone, without memory or numbers.
+
+    >>> outline(TransformerConfig(vocab=65)).tokens.shape
+    torch.Size([65, 128])
+    """
+    shaped = config
+    if isinstance(config, TransformerConfig) and config.positions == "rotary":
+        shaped = replace(config, positions="none")  # no weight depends on angles
+    with torch.device("meta"), _Undrawn():
+        model = build_model(shaped)
+    model.config = config  # type: ignore[assignment]
+    return model
 
 
 class _Undrawn(TorchFunctionMode):

@@ -35,7 +35,7 @@ def seconds_a_step(
     if not any(p.requires_grad for p in model.parameters()):
         return 0.0, 0
     # A compiler would take longer than the steps that are timed.
-    quick = settle(replace(training, compile="off"), config_of(model), 0.0)
+    quick = settle(replace(training, compile="off"), config_of(model))
     context = config_of(model).context
     batch = max(1, min(training.batch, PROBE_TOKENS // context))
     # A budget of its own: the probe wants some steps, whatever the run's budget will be.
@@ -64,15 +64,14 @@ def estimate(config: ModelConfig, training: TrainingConfig, data: Data) -> dict[
     # AdamW keeps two numbers a weight, Muon one; the average is one more.
     states = (1 if training.optimizer == "muon" else 2) + bool(training.average)
     seconds, timed = seconds_a_step(model, training, data, at_most=3.0)
-    flops = run_flops(config, training)
-    precision = settle(training, config, flops).precision
+    precision = settle(training, config).precision
     return {
         "parameters": parameters,
         "tokens": training.tokens,
         "steps": steps,
         "memory_bytes": 4 * parameters * (2 + states) + _activation_bytes(config, step_tokens),
         "checkpoint_bytes": 4 * parameters * (1 + states),
-        "flops": flops,
+        "flops": run_flops(config, training),
         "seconds": seconds * steps,
         "steps_timed": timed,
         "precision": precision,

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
-from qkv.models import ModelConfig, TransformerConfig, build_model, count_parameters
+from qkv.models import ModelConfig, TransformerConfig, count_parameters
+from qkv.models.assembly import outline
 from qkv.training.config import TrainingConfig
 
 __all__ = ["run_flops", "training_flops_per_token"]
@@ -36,7 +35,6 @@ def run_flops(config: ModelConfig, training: TrainingConfig) -> int:
     ...           TrainingConfig(tokens=64, batch=2))
     562176
     """
-    with torch.device("meta"):
-        parameters = count_parameters(build_model(config))
+    parameters = count_parameters(outline(config))
     tokens = training.steps(config.context) * training.batch * config.context
     return training_flops_per_token(config, parameters) * tokens

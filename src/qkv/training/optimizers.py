@@ -74,8 +74,8 @@ class Muon(torch.optim.Optimizer):
         weight_decay: float = 0.0,
         iterations: int = 5,
     ) -> None:
-        super().__init__(matrices, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-        self.iterations = iterations
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
+        super().__init__(matrices, {**defaults, "iterations": iterations})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -88,7 +88,7 @@ class Muon(torch.optim.Optimizer):
                     by_shape[matrix.shape].append(matrix)
             for shape, matrices in by_shape.items():
                 updates = orthogonalise(
-                    self._momentum(matrices, group["momentum"]), self.iterations
+                    self._momentum(matrices, group["momentum"]), group["iterations"]
                 )
                 scale = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
                 if group["weight_decay"]:

@@ -16,6 +16,7 @@ import torch
 
 from qkv.models import ModelConfig, TransformerConfig
 from qkv.training.config import TrainingConfig
+from qkv.training.flops import run_flops
 from qkv.training.fusing import compiler_found
 
 __all__ = ["choose_precision", "measure_precisions", "settle"]
@@ -74,20 +75,17 @@ def choose_precision(device: torch.device | str = "cpu", *, fused: bool = False)
     return "bf16" if speeds["bf16"] > WORTH * speeds["fp32"] else "fp32"
 
 
-def settle(
-    training: TrainingConfig, model: ModelConfig, flops: float, device: str = "cpu"
-) -> TrainingConfig:
+def settle(training: TrainingConfig, model: ModelConfig, device: str = "cpu") -> TrainingConfig:
     """Return the config with what was ``auto`` chosen for this machine, so that a run repeats it.
 
     Args:
         training: as asked for.
         model: what is trained.
-        flops: of the whole run.
         device: where.
     """
     here = isinstance(model, TransformerConfig) and not model.dropout and device == "cpu"
     if training.compile == "auto":
-        long = here and flops > LONG_FLOPS and compiler_found()
+        long = here and run_flops(model, training) > LONG_FLOPS and compiler_found()
         training = replace(training, compile="on" if long else "off")
     if training.precision == "auto":
         fused = here and training.compile == "on"

@@ -20,7 +20,8 @@ from torch import nn
 
 from qkv.errors import ConfigError
 from qkv.lens import Trace, capture, load
-from qkv.models import ModelConfig, Sampling, build_model
+from qkv.models import ModelConfig, Sampling
+from qkv.models.assembly import outline
 from qkv.text import Tokenizer
 from qkv.training.config import TrainingConfig
 from qkv.training.evaluation import sample_text
@@ -70,13 +71,12 @@ def require_passage(
         )
     if not training.probes:
         raise ConfigError("a probe and probes=0", "1 or more", "leave one of them out")
-    with torch.device("meta"):
-        if not has_attention(build_model(model)):
-            raise ConfigError(
-                f"a probe of {model.kind}, which has no attention",
-                "a model with heads",
-                "leave --probe out, or choose --preset one-head or a later rung",
-            )
+    if not has_attention(outline(model)):
+        raise ConfigError(
+            f"a probe of {model.kind}, which has no attention",
+            "a model with heads",
+            "leave --probe out, or choose --preset one-head or a later rung",
+        )
 
 
 def has_attention(model: nn.Module) -> bool:

@@ -25,7 +25,6 @@ from qkv.models.config import require_memory
 from qkv.training.config import TrainingConfig
 from qkv.training.data import Data, choose_passage, choose_prompt
 from qkv.training.evaluation import evaluate, sample_text
-from qkv.training.flops import run_flops
 from qkv.training.interrupts import uninterrupted
 from qkv.training.loop import StepReport, TrainingState, train
 from qkv.training.precision import settle
@@ -98,7 +97,7 @@ def start(  # noqa: PLR0917 (two of them have defaults)
     if probe is not None:
         require_passage(probe, data.tokenizer, model, training)
     require_memory(model)
-    training = settle(training, model, run_flops(model, training), device)
+    training = settle(training, model, device)
     described = {
         **data.describe(),
         "source": source or data.corpus.name,
