@@ -189,6 +189,26 @@ def test_orthogonalise_keeps_directions_and_evens_out_their_sizes() -> None:
         assert rest.abs().max() < 1e-3
 
 
+def test_matrices_of_all_shapes_get_the_updates_they_would_get_alone() -> None:
+    generator = torch.Generator().manual_seed(2)
+    shapes = [(24, 8), (8, 24), (8, 8), (8, 8), (5, 7)]
+    starts = [torch.randn(shape, generator=generator) for shape in shapes]
+    gradients = [
+        10.0**i * torch.randn(shape, generator=generator) for i, shape in enumerate(shapes)
+    ]
+    together = [torch.nn.Parameter(start.clone()) for start in starts]
+    alone = [torch.nn.Parameter(start.clone()) for start in starts]
+    joint, single = Muon(together, lr=0.1), [Muon([matrix], lr=0.1) for matrix in alone]
+    for _ in range(2):
+        for matrices in (together, alone):
+            for matrix, gradient in zip(matrices, gradients, strict=True):
+                matrix.grad = gradient.clone()
+        joint.step()
+        for optimizer in single:
+            optimizer.step()
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
 def test_one_muon_step_goes_down_and_is_even_in_size() -> None:
     torch.manual_seed(3)
     x, wanted = torch.randn(50, 12), torch.randn(50, 8)

@@ -27,6 +27,7 @@ from qkv.training import (
     TrainingState,
     train,
 )
+from qkv.training.fusing import compiler_found
 from qkv.training.run import Data, Evaluated, Sampled, Saved, drive, start
 
 Tiny = Callable[..., TransformerConfig]
@@ -38,9 +39,11 @@ SETTINGS: dict[str, Any] = {
 
 @pytest.fixture
 def begin(tmp_path: Path, data: Data, tiny: Tiny) -> Callable[..., RunDirectory]:
-    def started(name: str = "run", **fields: Any) -> RunDirectory:
+    def started(
+        name: str = "run", model: TransformerConfig | None = None, **fields: Any
+    ) -> RunDirectory:
         run = RunDirectory(tmp_path / name)
-        start(run, tiny(dropout=0.1), TrainingConfig(**{**SETTINGS, **fields}), data)
+        start(run, model or tiny(dropout=0.1), TrainingConfig(**{**SETTINGS, **fields}), data)
         return run
 
     return started
@@ -86,6 +89,38 @@ def test_closed_at_any_event_a_run_goes_on_as_if_it_had_not_been(
         assert list(run.samples()) == list(whole.samples())
         for name, tensor in whole.latest().model.state_dict().items():
             assert torch.equal(run.latest().model.state_dict()[name], tensor)
+
+
+@pytest.mark.parametrize(
+    "fast",
+    [
+        {"precision": "int8"},
+        {"precision": "bf16"},
+        pytest.param(
+            {"precision": "int8", "compile": "on"},
+            marks=[
+                pytest.mark.slow,
+                pytest.mark.skipif(not compiler_found(), reason="no C++ compiler"),
+            ],
+        ),
+    ],
+)
+def test_fast_steps_go_on_bit_for_bit_too(
+    begin: Callable[..., RunDirectory], data: Data, tiny: Tiny, fast: dict[str, Any]
+) -> None:
+    fields = {**fast, "shortest": 3, "evaluate_every": 0, "sample_every": 0, "probes": 0}
+    model = tiny(convolution=3, context=12)
+    whole = begin("whole", model, **fields)
+    list(drive(whole, data))
+    run = begin("stopped", model, **fields)
+    for stop in (7, 6):
+        with closing(drive(run, data)) as events:
+            for _ in zip(range(stop), events, strict=False):
+                pass
+    list(drive(run, data))
+    assert lines(run) == lines(whole)
+    for name, tensor in whole.latest().model.state_dict().items():
+        assert torch.equal(run.latest().model.state_dict()[name], tensor)
 
 
 def test_torn_and_later_lines_are_cut_and_leftovers_cleaned(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -14,6 +16,8 @@ __all__ = ["failure", "run_fresh"]
 def run_fresh(what: str, command: list[str], folder: Path | None = None) -> tuple[float, str]:
     """Return the wall seconds of a command and what it printed; interrupted, it is killed.
 
+    It finds nothing that torch's compiler has made for an earlier one: its start is cold.
+
     Args:
         what: it is, for the error.
         command: program and arguments.
@@ -22,24 +26,27 @@ def run_fresh(what: str, command: list[str], folder: Path | None = None) -> tupl
     Raises:
         ConfigError: it failed, with the last line that it said.
     """
-    started = time.perf_counter()
-    with subprocess.Popen(
-        command,
-        cwd=folder,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        encoding="utf-8",
-        errors="replace",
-    ) as process:
-        try:
-            told, said = process.communicate()
-        except BaseException:
-            # Waited for here: Popen itself does not after Ctrl-C, and its folder goes next.
-            process.kill()
-            process.wait()
-            raise
-    seconds = time.perf_counter() - started
+    with tempfile.TemporaryDirectory(prefix="qkv-bench-cold-") as cold:
+        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cold}
+        started = time.perf_counter()
+        with subprocess.Popen(
+            command,
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+        ) as process:
+            try:
+                told, said = process.communicate()
+            except BaseException:
+                # Waited for here: Popen itself does not after Ctrl-C, and its folder goes next.
+                process.kill()
+                process.wait()
+                raise
+        seconds = time.perf_counter() - started
     if process.returncode:
         raise failure(what, process.returncode, said)
     return seconds, told

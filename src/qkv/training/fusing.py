@@ -21,6 +21,7 @@ from qkv.models.blocks import Angles, Block, BlockCall, Product, apply
 from qkv.models.transformer import Transformer
 from qkv.training.config import TrainingConfig
 from qkv.training.int8 import int8_linear
+from qkv.training.sublayers import fits, run_block
 
 __all__ = ["block_call", "compiler_found", "training_forward"]
 
@@ -33,10 +34,13 @@ def compiler_found() -> bool:
 def training_forward(model: nn.Module, config: TrainingConfig) -> Callable[[Tensor], Tensor]:
     """Return the model's forward pass as training runs it: (B, T) ids to (B, T, V) logits."""
     int8, compiled = config.precision == "int8", config.compile == "on"
-    if not isinstance(model, Transformer) or not (int8 or compiled):
-        forward: Callable[[Tensor], Tensor] = model
-        return forward
-    return partial(model, call=block_call(int8=int8, compiled=compiled))
+    if isinstance(model, Transformer):
+        if int8 or compiled:
+            return partial(model, call=block_call(int8=int8, compiled=compiled))
+        if config.precision == "fp32" and fits(model.config):
+            return partial(model, call=run_block)
+    forward: Callable[[Tensor], Tensor] = model
+    return forward
 
 
 def block_call(*, int8: bool, compiled: bool) -> BlockCall:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.training.config import TrainingConfig
@@ -22,8 +23,8 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
 
     Args:
         matrices: (N, rows, columns); all N are done at once.
-        steps: iterations; 5 bring singular values that are not far below the largest to between
-            about 0.7 and 1.2, and leave those that are nearly 0 small.
+        steps: iterations, at least 1; 5 bring singular values that are not far below the largest
+            to between about 0.7 and 1.2, and leave those that are nearly 0 small.
 
     Source: Jordan et al., 2024, "Muon: an optimizer for hidden layers in neural networks".
 
@@ -32,13 +33,38 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     >>> bool((values > 0.5).all() and (values < 1.3).all())
     True
     """
+    return _orthogonalise_all([matrices], steps)[0]
+
+
+def _orthogonalise_all(stacks: list[Tensor], steps: int) -> list[Tensor]:
+    """Return each stack as :func:`orthogonalise` does; what has one short side is done together.
+
+    An iteration is x <- p x with p = a + b g + c g², g = x xᵀ. All of them are polynomials of the
+    first g, and commute: the short side's products do, and x itself is multiplied only once.
+    """
+    wide = [stack.mT if stack.shape[-2] > stack.shape[-1] else stack for stack in stacks]
+    grams = [x @ x.mT for x in wide]
+    factors: list[Tensor] = [*grams]
+    for side in {gram.shape[-1] for gram in grams}:
+        those = [i for i, gram in enumerate(grams) if gram.shape[-1] == side]
+        joined = _newton_schulz(torch.cat([grams[i] for i in those]), steps)
+        for i, factor in zip(
+            those, torch.split(joined, [len(grams[i]) for i in those]), strict=True
+        ):
+            factors[i] = factor
+    updates = [factor @ x for factor, x in zip(factors, wide, strict=True)]
+    return [
+        update if update.shape == stack.shape else update.mT
+        for update, stack in zip(updates, stacks, strict=True)
+    ]
+
+
+def _newton_schulz(gram: Float[Tensor, "N side side"], steps: int) -> Float[Tensor, "N side side"]:
+    """Return what x is multiplied by in so many iterations, given x xᵀ."""
     a, b, c = QUINTIC
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    # Each iteration is x <- p x with p = a + b g + c g², g = x xᵀ. All of them are polynomials of
-    # the first g, and commute: the short side's products do, and x is multiplied once.
-    gram = x @ x.mT
+    # Singular values must start at 1 or below: x is divided by its norm, whose square is the trace.
+    norm = gram.diagonal(dim1=-2, dim2=-1).sum(-1).sqrt_().add_(1e-7)[:, None, None]
+    gram = gram / norm.square()
     whole: Tensor | None = None
     for step in range(steps):
         p: Tensor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
@@ -46,9 +72,8 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
         whole = p if whole is None else p @ whole
         if step + 1 < steps:
             gram = p @ gram @ p
-    if whole is not None:
-        x = torch.matmul(whole, x)
-    return x.mT if tall else x
+    assert whole is not None  # at least one iteration
+    return whole.div_(norm)
 
 
 class Muon(torch.optim.Optimizer):
@@ -86,14 +111,13 @@ class Muon(torch.optim.Optimizer):
             for matrix in group["params"]:
                 if matrix.grad is not None:
                     by_shape[matrix.shape].append(matrix)
-            for shape, matrices in by_shape.items():
-                updates = orthogonalise(
-                    self._momentum(matrices, group["momentum"]), group["iterations"]
-                )
+            stacks = [self._momentum(same, group["momentum"]) for same in by_shape.values()]
+            updates = _orthogonalise_all(stacks, group["iterations"])
+            for (shape, matrices), update in zip(by_shape.items(), updates, strict=True):
                 scale = group["lr"] * math.sqrt(max(1.0, shape[0] / shape[1]))
                 if group["weight_decay"]:
                     torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(matrices, list(updates.unbind()), alpha=-scale)
+                torch._foreach_add_(matrices, list(update.unbind()), alpha=-scale)
 
     def _momentum(self, matrices: list[Tensor], momentum: float) -> Tensor:
         """Return the gradients with momentum applied, stacked: (N, rows, columns)."""
