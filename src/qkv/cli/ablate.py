@@ -17,6 +17,7 @@ from qkv.cli.effects import print_effect, print_heads
 from qkv.cli.model import need_tokenizer, run_note, validation_ids
 from qkv.cli.named import load_named, require_model
 from qkv.cli.options import AsJson, Run, Text, TokenizerFile
+from qkv.cli.startup import load_torch
 from qkv.errors import CheckpointError, ConfigError, TextError
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def ablate_command(  # noqa: PLR0917 (options have names)
 
       qkv ablate runs/six --uniform L0 --mask off --only L1H0,L1H2
     """
+    load_torch()
     from qkv.lens.edits.edits import Edits
 
     if model is not None and _names_heads(model):

@@ -14,6 +14,7 @@ from qkv.cli.console import count, counted, err, lines_of, out, print_json, shor
 from qkv.cli.exports import Exports, check_page, write_exports
 from qkv.cli.head_list import head_table
 from qkv.cli.options import AsJson, Text, TokenizerFile
+from qkv.cli.startup import load_torch
 from qkv.cli.tracing import Seen, Source
 from qkv.errors import ConfigError, ResourceError
 
@@ -142,6 +143,7 @@ def inspect_command(  # noqa: PLR0917 (options have names)
 
     exports = Exports(html, svg, png, pdf, csv, save)
     exports.check()
+    load_torch()
     _check_sort(sort)
     source = Source(model, text, file, tokens, tokenizer_file, sequence, step)
     page = _Page(exports, layer, head)

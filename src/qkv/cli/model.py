@@ -12,6 +12,7 @@ import typer
 from qkv.cli.console import count, err, notice, out, print_json
 from qkv.cli.named import open_named
 from qkv.cli.options import AsJson, Run, Seed, TokenizerFile
+from qkv.cli.startup import load_torch
 from qkv.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def sample_command(  # noqa: PLR0917 (options have names)
 
       qkv sample model.gguf --prompt "The capital of France is" --tokens 20
     """
+    load_torch()
     from qkv.models import Sampling
     from qkv.training.evaluation import stream_text
 
@@ -113,6 +115,7 @@ def eval_command(
 
       qkv eval runs/six --data another.txt --json
     """
+    load_torch()
     from qkv.training.evaluation import evaluate
 
     checkpoint = open_named(run, tokenizer_file)
@@ -168,6 +171,7 @@ def prove_command(
 
       qkv prove runs/six --sequences 16 --json
     """
+    load_torch()
     from dataclasses import asdict
 
     from qkv.cli.proofs import print_influence, print_proofs

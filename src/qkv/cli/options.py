@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from qkv.cli.startup import load_torch
 from qkv.errors import ConfigError
 
 __all__ = [
@@ -85,6 +86,7 @@ def check_device(name: str) -> str:
     Raises:
         ConfigError: unknown, or not on this machine.
     """
+    load_torch()
     import torch
 
     there = ["cpu"]
