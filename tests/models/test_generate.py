@@ -75,6 +75,25 @@ def test_cached_logits_equal_full_ones(variant: str) -> None:
     torch.testing.assert_close(last, whole[:, -1:], rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("variant", [*VARIANTS, "odd hidden", "tanh", "scale"])
+def test_single_steps_give_the_logits_of_a_whole_pass(variant: str, batch: int) -> None:
+    more: dict[str, Any] = {
+        "odd hidden": {"hidden": 31, "activation": "gelu"},
+        "tanh": {"activation": "gelu_tanh", "convolution": 2},
+        "scale": {"scale": 0.3, "qk_norm": False},
+    }
+    model, ids = small(**{**VARIANTS, **more}[variant]), tokens(batch, CONTEXT, 17)
+    with torch.inference_mode():
+        whole, decoder = model(ids), Decoder(model, batch)
+        for prompt in (5, 2):  # what the first pass left behind must not be seen in the second
+            found = [decoder.read(ids[:, :prompt])]
+            found += [decoder.step(ids[:, at]) for at in range(prompt, CONTEXT)]
+            torch.testing.assert_close(
+                torch.stack(found, 1), whole[:, prompt - 1 :], rtol=0, atol=1e-10
+            )
+
+
 @pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(0.9, top_k=11, seed=5)])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_cached_tokens_equal_full_ones_and_go_on_beyond_the_context(

@@ -40,7 +40,11 @@ def test_the_error_is_what_rounding_allows(N: int, batch: int, bias: bool, preci
         layer.float()
         fresh = prepare_product(layer, batch, precision)(x)
         assert prepare_product(layer, batch, precision, out)(x) is out
+        before = torch.randn_like(out)
+        total = before.clone()
+        assert prepare_product(layer, batch, precision, total, add=True)(x) is total
     assert torch.equal(fresh, out)
+    torch.testing.assert_close(total, before + fresh, rtol=1e-5, atol=1e-4)
     assert fresh.dtype is torch.float32
     weight, size = layer.weight.detach().double(), x.double().abs()
     if precision == "fp32" or batch > NARROW_ROWS:

@@ -1,13 +1,14 @@
 """One token at a time, with the same weights in fewer and faster operations.
 
 Generating for one prompt, a step takes as long as it takes to read the weights, which is half a
-millisecond for 10 M of them, and to ask for 80 operations. A :class:`Decoder` does what
-`Transformer.forward` does for a single position, and is tested to equal it, with
+millisecond for 10 M of them, and to ask for 140 operations of 1 to 5 µs. A :class:`Decoder` does
+what `Transformer.forward` does for a single position, and is tested to equal it, with
 
 * all that is the same for each token prepared once: rotary tables, constants, buffers, and views
   of the buffers, since a view costs as much as a sum;
-* a single sequence as plain vectors, for which torch has faster products (`qkv.models.products`);
-* keys that lie transposed, (C, T), so that the scores of one query are a product of rows;
+* what depends on the position cut out for all layers at once;
+* a single sequence as plain vectors, for which torch has faster products (`qkv.models.products`),
+  and each product written or added to where it belongs;
 * RMSNorm as x / hypot(|x|, sqrt(D eps)) · (gain · sqrt(D)), the same number in four operations.
 """
 
@@ -21,7 +22,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from qkv.attention import Window
 from qkv.models.products import Precision, exact_product, prepare_product, resolve_precision
 
 if TYPE_CHECKING:
@@ -49,17 +49,20 @@ class Decoder:
     """
 
     def __init__(self, model: Transformer, batch: int, precision: Precision = "fp32") -> None:
-        config = model.config
+        config, new = model.config, model.tokens.new_empty
         self.model, self.batch = model, batch
         self.precision = resolve_precision(precision, model.tokens)
         self.at = 0
-        G, C, T = config.kv_heads_, config.head_width_, config.context
-        # Layers first. Keys are transposed.
-        self.keys = model.tokens.new_empty(config.layers, batch, G, C, T)
-        self.values = model.tokens.new_empty(config.layers, batch, G, T, C)
-        self.recent: list[Tensor] = []  # what each convolution saw last, the latest at the end
+        D, G, C, T = config.width, config.kv_heads_, config.head_width_, config.context
+        # Layers first, then keys and values.
+        self.past = new(config.layers, 2, batch, G, T, C)
+        # What convolutions see, sublayers first: K - 1 inputs before the first token.
+        sublayers = 2 * config.layers if config.convolution > 1 else 0
+        self.inputs = new(sublayers, T + config.convolution - 1, *self._rows(D))
         self.rotation = rotation(model)
-        self.turn: tuple[Tensor, Tensor] | None = None
+        self.positions = model.angles if config.positions == "sinusoidal" else model.positions
+        self.place = Place(self, 0)
+        self.stream = new(*self._rows(D))  # to which every sublayer adds
         self.sublayers: list[Step] = []
         for layer, block in enumerate(cast("list[Block]", list(model.blocks))):
             attend = self._prepare_attention(block.attention, layer)
@@ -70,132 +73,160 @@ class Decoder:
                 prepared = prepare_norm(norm)
                 if block.convolutions:
                     convolution = cast("ShortConvolution", block.convolutions[sublayer])
-                    prepared = after(prepared, self._prepare_convolution(convolution))
+                    convolve = self._prepare_convolution(convolution, 2 * layer + sublayer)
+                    prepared = after(prepared, convolve)
                 self.sublayers.append(after(prepared, act))
         weight = model.tokens if model.unembed is None else model.unembed.weight
-        self.unembed = after(prepare_norm(model.norm), exact_product(weight, None, batch, None))
+        self.unembed = after(prepare_norm(model.norm), exact_product(weight, None, batch))
 
     def read(self, prompt: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
         """Forget what was seen and take in a prompt; return the logits of the next token."""
         cache = self.model.new_cache(self.batch, length=prompt.shape[1])
         logits: Tensor = self.model(prompt, cache, last=True)[:, -1]
-        self.at = cache.tokens
+        self.at = at = cache.tokens
         for layer, (keys, values) in enumerate(zip(cache.keys, cache.values, strict=True)):
-            self.keys[layer, ..., : self.at] = keys.mT
-            self.values[layer, :, :, : self.at] = values
-        for recent, seen in zip(self.recent, cache.recent.values(), strict=True):
+            self.past[layer, 0, ..., :at, :] = keys
+            self.past[layer, 1, ..., :at, :] = values
+        for inputs, seen in zip(self.inputs, cache.recent.values(), strict=True):
+            recent = inputs[at : at + seen.shape[1]]
             recent.copy_(seen.transpose(0, 1).reshape(recent.shape))
         return logits
 
     def step(self, tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
         """Take in one token of each sequence; return the logits of the next."""
-        model, at = self.model, self.at
-        x = model.tokens.index_select(0, tokens)  # (B, D)
-        if self.batch == 1:
-            x = x.view(-1)
-        if model.positions is not None:
-            x += model.positions[at]
-        elif model.config.positions == "sinusoidal":
-            x += model.angles[at]
-        if self.rotation is not None:
-            self.turn = self.rotation[0][at], self.rotation[1][at]
+        model, at, x = self.model, self.at, self.stream
+        torch.index_select(model.tokens, 0, tokens, out=x.view(self.batch, -1))
+        if self.positions is not None:
+            x += self.positions[at]
+        self.place = Place(self, at)
         for sublayer in self.sublayers:
-            x += sublayer(x)
+            sublayer(x)
         self.at = at + 1
         logits = self.unembed(x).view(self.batch, -1)
         cap = model.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
+    def _rows(self, width: int) -> tuple[int, ...]:
+        """Return the shape of one vector for each sequence."""
+        return (width,) if self.batch == 1 else (self.batch, width)
+
     def _prepare_attention(self, attention: Attention, layer: int) -> Step:
         H, G, C = attention.heads, attention.groups, attention.head_width
         B, T = self.batch, self.model.config.context
-        heads = self.keys.new_empty(B, H + 2 * G, C)
-        project = self._prepare_product(attention.project, out=heads)
-        turned, turn = self._prepare_turning(attention, heads[:, : H + G])
-        q, k, v = turned[:, :H], turned[:, H:], heads[:, H + G :]
-        scaled = torch.empty_like(q, memory_format=torch.contiguous_format)
-        queries = scaled.view(B * G, H // G, C)
+        heads = self.past.new_empty(B, H + 2 * G, C)
+        project = self._prepare_product(attention.project, heads)
+        turn = self._prepare_turning(attention, heads[:, : H + G])
+        q = heads[:, :H].view(B, G, H // G, C)
+        k_and_v = heads[:, H:].view(B, 2, G, C).transpose(0, 1)
         scale = 1 / math.sqrt(C) if attention.scale is None else attention.scale
-        keys, values = self.keys[layer], self.values[layer]
-        all_keys, all_values = keys.flatten(0, 1), values.flatten(0, 1)
-        window = attention.mask.size if isinstance(attention.mask, Window) else T
+        scales = torch.full_like(q, scale)  # a number would be made a tensor in each step
+        queries = heads.new_empty(B * G, H // G, C)
+        scaled = queries.view(q.shape)
         penalties = None
         if attention.bias is not None:  # of the last T keys, for the query that is the last of them
-            table = torch.as_tensor(attention.bias.dense(1, T)).to(keys)  # (H, 1, T)
+            table = torch.as_tensor(attention.bias.dense(1, T)).to(heads)  # (H, 1, T)
             penalties = table.view(G, H // G, T).repeat(B, 1, 1)
         softcap = attention.softcap
-        output = self._prepare_product(attention.output)
-        shape = (H * C,) if B == 1 else (B, H * C)
+        output = self._prepare_product(attention.output, self.stream, add=True)
+        mixed = heads.new_empty(B * G, H // G, C)
+        mixed_rows = mixed.view(self._rows(H * C))
 
         def step(normalised: Rows) -> Rows:
+            place = self.place
             project(normalised)
             turn()
-            torch.mul(q, scale, out=scaled)
-            keys.select(3, self.at).copy_(k)
-            values.select(2, self.at).copy_(v)
-            # The last token sees all before it, as far back as a window allows.
-            seen = min(self.at + 1, window)
-            first = self.at + 1 - seen
-            scores = torch.bmm(queries, all_keys.narrow(2, first, seen))
+            torch.mul(q, scales, out=scaled)
+            place.new[layer].copy_(k_and_v)
+            scores = torch.bmm(queries, place.keys[layer])
             if softcap is not None:
                 scores = softcap * torch.tanh(scores / softcap)
             if penalties is not None:
-                scores += penalties[..., T - seen :]
-            mixed = torch.bmm(scores.softmax(-1), all_values.narrow(1, first, seen))
-            return output(mixed.view(shape))
+                scores += penalties[..., -place.seen :]
+            torch.bmm(scores.softmax(-1), place.values[layer], out=mixed)
+            return output(mixed_rows)
 
         return step
 
     def _prepare_turning(
         self, attention: Attention, heads: Float[Tensor, "B heads C"]
-    ) -> tuple[Float[Tensor, "B heads C"], Callable[[], None]]:
-        """Return where QK-norm and rotation leave queries and keys, and what brings them there."""
+    ) -> Callable[[], None]:
+        """Return what normalises and rotates queries and keys where they are."""
         C, gain = attention.head_width, attention.gain
         if gain is None and self.rotation is None:
-            return heads, lambda: None
-        normalise = unchanged if gain is None else rms(C, attention.norm_eps, gain[:, 0])
-        turned = torch.empty_like(heads, memory_format=torch.contiguous_format)
+            return lambda: None
+        normalise = copy if gain is None else rms(C, attention.norm_eps, gain[:, 0])
         # With the first half once more at the end, (a, b, a): both (a, b) and (b, a) are views.
         twice = heads.new_empty(*heads.shape[:2], C + C // 2)
         plain, swapped = twice[..., :C], twice[..., C // 2 :]
         beginning, end = twice[..., : C // 2], twice[..., C:]
 
         def turn() -> None:
-            if self.turn is None:
-                turned.copy_(normalise(heads))
+            if self.rotation is None:
+                normalise(heads, heads)
                 return
-            plain.copy_(normalise(heads))
+            normalise(heads, plain)
             end.copy_(beginning)
-            cosine, sine = self.turn  # (a, b) -> (a c − b s, b c + a s)
-            torch.mul(plain, cosine, out=turned).addcmul_(swapped, sine)
+            cosine, sine = self.place.turn  # (a, b) -> (a c − b s, b c + a s)
+            torch.mul(plain, cosine, out=heads).addcmul_(swapped, sine)
 
-        return turned, turn
+        return turn
 
-    def _prepare_convolution(self, convolution: ShortConvolution) -> Step:
+    def _prepare_convolution(self, convolution: ShortConvolution, sublayer: int) -> Step:
         weight = convolution.weight[:, 0].flip(-1).t().contiguous()  # (K, D), the latest at the end
-        rows = (weight.shape[1],) if self.batch == 1 else (self.batch, weight.shape[1])
-        window = weight.new_zeros(len(weight), *rows)
-        self.recent.append(window[1:])
-        weights = weight.view(len(weight), *[1] * (len(rows) - 1), -1)
+        weights = weight.view(len(weight), *[1] * (self.inputs.ndim - 3), -1)
 
         def step(x: Rows) -> Rows:
-            window[:-1] = window[1:].clone()
-            window[-1] = x
-            return (window * weights).sum(0)
+            self.place.input[sublayer].copy_(x)
+            return (self.place.inputs[sublayer] * weights).sum(0)
 
         return step
 
     def _prepare_feed_forward(self, layer: FeedForward) -> Step:
-        up, down = self._prepare_product(layer.up), self._prepare_product(layer.down)
+        rows = self._rows(layer.up.out_features)
+        hidden = self.stream.new_empty(rows)
+        up = self._prepare_product(layer.up, hidden)
+        down = self._prepare_product(layer.down, self.stream, add=True)
         if layer.gate is None:
-            return lambda x: down(layer.activate(up(x), None))
+            # Halves side by side: what isn't contiguous is spared oneDNN's GELU, which takes four
+            # times as long for so few numbers.
+            sides = hidden.view(math.gcd(2, hidden.numel()), -1).mT
+
+            def step(x: Rows) -> Rows:
+                up(x)
+                return down(layer.activate(sides, None).mT.reshape(rows))
+
+            return step
         gate = self._prepare_product(layer.gate)
         return lambda x: down(layer.activate(up(x), gate(x)))
 
-    def _prepare_product(self, linear: nn.Linear, out: Tensor | None = None) -> Step:
+    def _prepare_product(
+        self, linear: nn.Linear, out: Tensor | None = None, *, add: bool = False
+    ) -> Step:
         if out is not None:
-            out = out.view(-1) if self.batch == 1 else out.view(self.batch, -1)
-        return prepare_product(linear, self.batch, self.precision, out)
+            out = out.view(self._rows(linear.out_features))
+        return prepare_product(linear, self.batch, self.precision, out, add=add)
+
+
+class Place:
+    """Where a token stands: the parts of a decoder's buffers that its step writes and reads.
+
+    Cut out for all layers at once, which takes as long as for one.
+    """
+
+    def __init__(self, decoder: Decoder, at: int) -> None:
+        config = decoder.model.config
+        # The last token sees all before it, as far back as a window allows.
+        self.seen = min(at + 1, config.window or at + 1)
+        first = at + 1 - self.seen
+        self.new = decoder.past.select(4, at).unbind()
+        seen = decoder.past.narrow(4, first, self.seen).flatten(2, 3)
+        self.keys = seen.select(1, 0).mT.unbind()
+        self.values = seen.select(1, 1).unbind()
+        if config.convolution > 1:
+            self.input = decoder.inputs.select(1, at + config.convolution - 1).unbind()
+            self.inputs = decoder.inputs.narrow(1, at, config.convolution).unbind()
+        if decoder.rotation is not None:
+            self.turn = decoder.rotation[0][at], decoder.rotation[1][at]
 
 
 def rotation(model: Transformer) -> tuple[Tensor, Tensor] | None:
@@ -206,13 +237,14 @@ def rotation(model: Transformer) -> tuple[Tensor, Tensor] | None:
     return torch.cat([cosine, cosine], -1), torch.cat([-sine, sine], -1)
 
 
-def rms(width: int, eps: float, gain: Tensor) -> Step:
+def rms(width: int, eps: float, gain: Tensor) -> Callable[..., Tensor]:
     """Return RMSNorm over the last axis with everything constant worked out."""
     floor = torch.full((), math.sqrt(width * eps), dtype=gain.dtype, device=gain.device)
     scaled = gain * math.sqrt(width)
 
-    def normalise(x: Tensor) -> Tensor:
-        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), floor) * scaled
+    def normalise(x: Tensor, out: Tensor | None = None) -> Tensor:
+        norm = torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), floor)
+        return torch.mul(x / norm, scaled, out=out)
 
     return normalise
 
@@ -231,6 +263,6 @@ def after(norm: Step, sublayer: Step) -> Step:
     return lambda x: sublayer(norm(x))
 
 
-def unchanged(x: Tensor) -> Tensor:
-    """Return x."""
-    return x
+def copy(x: Tensor, out: Tensor) -> Tensor:
+    """Write x to ``out``."""
+    return out.copy_(x)

@@ -12,7 +12,7 @@ with a sum of its own: that many threads can add.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -23,6 +23,7 @@ from qkv.errors import ConfigError
 
 __all__ = ["Precision", "exact_product", "prepare_product", "resolve_precision"]
 
+Product = Callable[[Tensor], Tensor]
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 PARTS = 4
 """At most, and not one for each thread: the same weights must be rounded alike everywhere."""
@@ -57,8 +58,13 @@ def resolve_precision(precision: Precision, weight: Tensor) -> Precision:
 
 
 def prepare_product(
-    linear: nn.Linear, batch: int, precision: Precision, out: Tensor | None = None
-) -> Callable[[Tensor], Tensor]:
+    linear: nn.Linear,
+    batch: int,
+    precision: Precision,
+    out: Tensor | None = None,
+    *,
+    add: bool = False,
+) -> Product:
     """Return x -> W x + bias, for (K,) vectors where ``batch`` is 1 and else for (batch, K).
 
     Args:
@@ -68,6 +74,7 @@ def prepare_product(
             too; ``int8`` has a step and an offset for each part of a column, and keeps x and sums
             in fp32.
         out: where the product is written, and then returned: (N,) or (batch, N).
+        add: to what is in ``out``, instead of writing over it.
 
     >>> product = prepare_product(nn.Linear(3, 5), 2, "fp32")
     >>> product(torch.ones(2, 3)).shape
@@ -75,14 +82,21 @@ def prepare_product(
     """
     bias: Tensor | None = linear.bias
     if precision == "fp32" or batch > NARROW_ROWS:
-        return exact_product(linear.weight, bias, batch, out)
-    return narrow_product(linear.weight, bias, batch, out, precision)
+        return exact_product(linear.weight, bias, batch, out, add=add)
+    return narrow_product(linear.weight, bias, batch, precision, out, add=add)
 
 
 def exact_product(
-    weight: Float[Tensor, "N K"], bias: Float[Tensor, " N"] | None, batch: int, out: Tensor | None
-) -> Callable[[Tensor], Tensor]:
+    weight: Float[Tensor, "N K"],
+    bias: Float[Tensor, " N"] | None,
+    batch: int,
+    out: Tensor | None = None,
+    *,
+    add: bool = False,
+) -> Product:
     """Return the product with a matrix as it is."""
+    if add and out is not None:
+        return exact_sum(weight, bias, batch, out)
     if batch == 1:
         if bias is None:
             return lambda x: torch.mv(weight, x, out=out)
@@ -93,35 +107,67 @@ def exact_product(
     return lambda x: torch.addmm(bias, x, transposed, out=out)
 
 
-def narrow_product(
-    weight: Float[Tensor, "N K"],
-    bias: Float[Tensor, " N"] | None,
-    batch: int,
-    out: Tensor | None,
-    precision: Precision,
-) -> Callable[[Tensor], Tensor]:
-    """Return the product with a matrix in bf16 or int8, as sums of weighted embeddings."""
-    N, K = weight.shape
-    parts = math.gcd(N, PARTS)
-    columns = weight.view(parts, N // parts, K).mT.reshape(parts * K, N // parts)
-    indices = torch.arange(parts * K, dtype=torch.int32).repeat(batch)
-    starts = torch.arange(0, batch * parts * K, K, dtype=torch.int32)
-    add = bag_of_bytes(columns) if precision == "int8" else bag_of_bf16(columns)
-    shape = (N,) if batch == 1 else (batch, N)
+def exact_sum(
+    weight: Float[Tensor, "N K"], bias: Float[Tensor, " N"] | None, batch: int, total: Tensor
+) -> Product:
+    """Return what adds the product with a matrix to a total."""
+    transposed = weight.t()
 
     def product(x: Tensor) -> Tensor:
-        # Each part is a sum with all of x.
-        total = add(torch.cat([x] * parts, -1).view(-1), indices, starts).view(shape)
         if bias is not None:
-            total += bias
-        return total if out is None else out.copy_(total)
+            total.add_(bias)
+        return total.addmv_(weight, x) if batch == 1 else total.addmm_(x, transposed)
 
     return product
 
 
-def bag_of_bytes(columns: Float[Tensor, "rows part"]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Return weights, indices, starts -> weighted sums, one from each start to the next."""
-    packed = torch.ops.quantized.embedding_bag_byte_prepack(columns)
+def narrow_product(
+    weight: Float[Tensor, "N K"],
+    bias: Float[Tensor, " N"] | None,
+    batch: int,
+    precision: Precision,
+    out: Tensor | None,
+    *,
+    add: bool,
+) -> Product:
+    """Return the product with a matrix in bf16 or int8, as sums of weighted embeddings."""
+    N, K = weight.shape
+    parts = math.gcd(N, PARTS)
+    indices = torch.arange(parts * K, dtype=torch.int32).repeat(batch)
+    starts = torch.arange(0, batch * parts * K, K, dtype=torch.int32)
+    sums = (bag_of_bytes if precision == "int8" else bag_of_bf16)(weight.chunk(parts))
+    # Each part is a sum with all of x.
+    copies = weight.new_empty(batch, parts, K)
+    weights = copies.view(-1)
+    shape = (N,) if batch == 1 else (batch, N)
+    biases = None if bias is None else bias.view(parts, N // parts).repeat(batch, 1)
+
+    def total(x: Tensor) -> Tensor:
+        copies.copy_(x if batch == 1 else x.unsqueeze(1))
+        total = sums(weights, indices, starts)
+        return total if biases is None else total.add_(biases)
+
+    if out is None:
+        return lambda x: total(x).view(shape)
+    in_parts = out.view(batch * parts, N // parts)
+    write = in_parts.add_ if add else in_parts.copy_
+
+    def product(x: Tensor) -> Tensor:
+        write(total(x))
+        return out
+
+    return product
+
+
+def bag_of_bytes(parts: Sequence[Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return weights, indices, starts -> weighted sums, one from each start to the next.
+
+    Args:
+        parts: of W, (N / parts, K) each. They are turned one by one, which takes torch half as long
+            as all at once.
+    """
+    pack = torch.ops.quantized.embedding_bag_byte_prepack
+    packed = torch.cat([pack(part.t().contiguous()) for part in parts])
     bag = torch.ops.quantized.embedding_bag_byte_rowwise_offsets.default
 
     def add(weights: Tensor, indices: Tensor, starts: Tensor) -> Tensor:
@@ -131,9 +177,9 @@ def bag_of_bytes(columns: Float[Tensor, "rows part"]) -> Callable[[Tensor, Tenso
     return add
 
 
-def bag_of_bf16(columns: Float[Tensor, "rows part"]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def bag_of_bf16(parts: Sequence[Tensor]) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """The same with columns, weights and sums in bf16."""
-    rounded = columns.bfloat16()
+    rounded = torch.cat([part.bfloat16().t() for part in parts])
 
     def add(weights: Tensor, indices: Tensor, starts: Tensor) -> Tensor:
         # What torch.nn.functional.embedding_bag calls, without its checks.
