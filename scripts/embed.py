@@ -23,10 +23,11 @@ from textwrap import fill, indent
 from typing import Any
 
 import torch
+from torch import nn
 
 from qkv.cli.console import count, duration
 from qkv.errors import ConfigError, QkvError
-from qkv.models import TransformerConfig, count_parameters
+from qkv.models import Sampling, TransformerConfig, count_parameters
 from qkv.models.checkpoint import Checkpoint, load_newest
 from qkv.models.embedded import (
     CARD,
@@ -39,7 +40,7 @@ from qkv.models.embedded import (
     with_metrics,
 )
 from qkv.models.packing import read_header
-from qkv.text import load_corpus
+from qkv.text import Tokenizer, load_corpus
 from qkv.training.evaluation import evaluate, sample_text
 from qkv.training.probe_archive import ProbeArchive, write_archive
 from qkv.training.recipes import configure, find_preset
@@ -57,6 +58,10 @@ PASSAGE = (
 PROBES = 40
 WISHED = 32
 """Traces that make about forty: with fewer, q and k are rounded to fewer whole numbers."""
+WRITTEN = 300
+"""Characters that the card shows of what the model writes, after its run's prompt."""
+SAMPLING = Sampling(temperature=0.8, seed=0)
+"""As `qkv sample` draws where nothing else is asked for."""
 BEGINNING = 20_000
 """Characters of validation text of which the loss is noted too, for a quick check."""
 ROOM = 1000
@@ -118,9 +123,8 @@ def embed(run: RunDirectory, files: Path) -> None:
     """
     checkpoint, data = load_newest(run.path), run.read_config()[2]
     require(run, checkpoint, data)
-    _, validation = load_corpus(CORPUS).split()
     assert checkpoint.tokenizer is not None
-    ids = checkpoint.tokenizer.encode(validation)
+    ids = checkpoint.tokenizer.encode(load_corpus(CORPUS).split()[1])
     before = evaluate(checkpoint.model, ids)
     noted = {name: data[name] for name in NOTED}
     files.mkdir(parents=True, exist_ok=True)
@@ -139,20 +143,20 @@ def embed(run: RunDirectory, files: Path) -> None:
     (files / WEIGHTS).write_bytes(weights)
     largest = write_archive(run.probes, files / TIMELINE, LARGEST_TIMELINE, WISHED)
     made = Made(
-        before.loss,
-        after.loss,
-        after.tokens,
-        len(weights),
-        (files / TIMELINE).stat().st_size,
-        float(read_header(weights)[0]["fraction"]),
-        largest,
-    )
+        before.loss, after.loss, after.tokens, len(weights), (files / TIMELINE).stat().st_size,
+        float(read_header(weights)[0]["fraction"]), largest,
+    )  # fmt: skip
     require_small(made)
     timeline = ProbeArchive((files / TIMELINE).read_bytes(), files / TIMELINE)
-    sample = sample_text(model, checkpoint.tokenizer, data["prompt"], 300)
-    card = describe(run, checkpoint, made, timeline, data["prompt"] + sample)
+    card = describe(run, checkpoint, made, timeline, write(model, checkpoint.tokenizer, data))
     (files / CARD).write_text(card, encoding="utf-8")
     print(card)
+
+
+def write(model: nn.Module, tokenizer: Tokenizer, data: dict[str, Any]) -> str:
+    """What the card shows: the run's prompt, and how the model goes on in fp32."""
+    prompt = str(data["prompt"])
+    return prompt + sample_text(model, tokenizer, prompt, WRITTEN, SAMPLING)
 
 
 def require(run: RunDirectory, checkpoint: Checkpoint, data: dict[str, Any]) -> None:
@@ -169,9 +173,24 @@ def require(run: RunDirectory, checkpoint: Checkpoint, data: dict[str, Any]) -> 
             "a finished run",
             f"go on with `qkv train --resume {run.path}`",
         )
-    _, validation = load_corpus(CORPUS).split()
-    assert PASSAGE in validation
+    assert PASSAGE in load_corpus(CORPUS).split()[1]
     assert len(PASSAGE) == 96
+
+
+def command_of(run: RunDirectory) -> str:
+    """The command of this script that trains such a run, with all that is not the recipe's.
+
+    What was settled for the machine, as the precision, is named as it was settled.
+    """
+    model, training, _ = run.read_config()
+    passed = {"probes": str(PROBES), "probe_share": "1"}
+    planned = configure(find_preset(PRESET), model.vocab, passed, seed=SEED)
+    recipe = {name: value for config in planned for name, value in asdict(config).items()}
+    there = {**asdict(training), **asdict(model)}
+    other = {name: value for name, value in there.items() if value != recipe.get(name)}
+    budget = f" --budget {other.pop('tokens')}" if "tokens" in other else ""
+    settings = "".join(f" --set {name}={value}" for name, value in other.items())
+    return f"python scripts/embed.py{budget}{settings}"
 
 
 def is_whole(run: RunDirectory) -> bool:
@@ -198,15 +217,13 @@ def describe(
     """The card, in Markdown."""
     model, training, data = run.read_config()
     assert isinstance(model, TransformerConfig)
-    lines = [line for line in run.metrics() if "seconds" in line]
-    seconds = sum(line["seconds"] for line in lines)
+    seconds = sum(line.get("seconds", 0.0) for line in run.metrics())
     parameters = count_parameters(checkpoint.model)
     steps = timeline.steps()
     defaults = asdict(type(training)())
     settings = {name: value for name, value in asdict(training).items() if value != defaults[name]}
-    trial = "" if is_whole(run) else TRIAL
     return CARD_TEXT.format(
-        trial=trial,
+        trial="" if is_whole(run) else TRIAL,
         characters=f"{data['characters']:,}",
         vocab=data["vocab"],
         train=f"{data['train_tokens']:,}",
@@ -217,6 +234,10 @@ def describe(
         parameters=f"{parameters:,}",
         tokens=f"{training.tokens:,}",
         steps=f"{checkpoint.step:,}",
+        command=command_of(run),
+        written=WRITTEN,
+        temperature=SAMPLING.temperature,
+        drawn=SAMPLING.seed,
         settings=", ".join(f"`{name}={value}`" for name, value in settings.items()),
         seconds=duration(seconds),
         machine=machine(),
@@ -280,7 +301,9 @@ the public domain; the weights have qkv's licence, MIT.
 
 ## Recipe
 
-`python scripts/embed.py`: the preset `small`, seed 0.
+The preset `small`, seed 0, trained and packed by
+
+    {command}
 
 | | |
 |---|---|
@@ -317,7 +340,7 @@ Mean cross-entropy over all {scored} characters of the validation text but the f
 
 ## What it writes
 
-`qkv sample -n 300` (temperature 0.8, seed 0):
+`qkv sample -n {written} --precision fp32` (temperature {temperature}, seed {drawn}):
 
 {sample}
 """

@@ -58,6 +58,9 @@ def test_each_suite_is_asked_with_what_was_given(bench: Bench, asked: list[dict[
     assert asked[1] == {"nanogpt": Path("there"), "rounds": 2}
     asked[2].pop("notice")("round 1")
     assert asked[2] == {"preset": "norm", "nanogpt": Path("there")}
+    assert bench("train", "--data", "notes.txt", "--set", "layers=2", "--set", "batch=3")[0] == 0
+    del asked[3]["notice"]
+    assert asked[3] == {"source": "notes.txt", "settings": {"layers": "2", "batch": "3"}}
 
 
 def test_figures_are_shown_with_their_units(bench: Bench, asked: list[dict[str, Any]]) -> None:
@@ -90,8 +93,13 @@ def test_nanogpt_is_refused_where_it_has_no_part(bench: Bench, checkout: Path, w
 
 
 @pytest.mark.parametrize("what", ["attention", "generate"])
-def test_a_preset_is_of_training(bench: Bench, what: str) -> None:
-    assert f"got --preset with {what};" in bench(what, "--preset", "small")[2]
+@pytest.mark.parametrize(
+    ("option", "value"), [("--preset", "small"), ("--set", "layers=2"), ("--data", "plays")]
+)
+def test_a_recipe_and_its_text_are_of_training(
+    bench: Bench, what: str, option: str, value: str
+) -> None:
+    assert f"got {option} with {what};" in bench(what, option, value)[2]
 
 
 @pytest.mark.parametrize("arguments", [["generate"], ["train", "--preset", "transformer"]])

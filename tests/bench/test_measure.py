@@ -24,6 +24,15 @@ def test_ways_are_timed_in_turn_after_a_round_that_does_not_count() -> None:
     assert all(second >= 0 for timing in times.values() for second in timing.seconds)
 
 
+def test_each_turn_may_start_with_a_warm_up() -> None:
+    calls: list[str] = []
+    ways = {name: lambda name=name: calls.append(name) for name in "ab"}
+    warm_ups = {name: lambda name=name: calls.append(f"warm {name}") for name in "ab"}
+    times = compare(ways, rounds=2, warm_ups=warm_ups)
+    assert calls == ["warm a", "a", "warm b", "b"] * 3
+    assert [len(timing.seconds) for timing in times.values()] == [2, 2]
+
+
 def test_timings_are_told_in_milliseconds() -> None:
     told = Timing([0.5, 0.002, 0.003]).to_json()
     assert told == {"median_ms": 3.0, "min_ms": 2.0, "max_ms": 500.0}
@@ -37,10 +46,14 @@ def test_ratio_is_taken_round_by_round() -> None:
         ratio(Timing([1.0]), Timing([1.0, 2.0]))
 
 
-def test_measurement_is_json_with_its_machine() -> None:
+def test_measurement_is_json_with_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
     told = json.loads(json.dumps(Measurement("x", {"T": 3}, {"y_ms": 1.0}, 7).to_json()))
     assert set(told) == {"what", "shape", "figures", "rounds", "machine"}
     assert {"system", "cores", "threads", "python", "torch", "numpy"} <= set(told["machine"])
+    assert told["machine"]["OMP_NUM_THREADS"] == "3"
+    assert told["machine"]["GOMP_SPINCOUNT"] is None
 
 
 def test_every_suite_can_be_asked_for_and_no_other() -> None:

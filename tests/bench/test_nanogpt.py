@@ -120,6 +120,20 @@ def test_sampler_and_ours_draw_the_same_likeliest_tokens(checkout: Path, tempora
     assert not list(temporary.glob("qkv-*"))
 
 
+def test_neither_process_has_what_qkv_sets_for_itself(
+    checkout: Path, text_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("GOMP_SPINCOUNT", "QKV_SPINCOUNT"):
+        monkeypatch.setenv(name, "10000")
+    tell = "import os; raise SystemExit(f\"spins {os.environ.get('GOMP_SPINCOUNT')}\")"
+    for name in ("train.py", "model.py"):
+        (checkout / name).write_text(tell, encoding="utf-8")
+    with pytest.raises(ConfigError, match="spins None"):
+        train_nanogpt(checkout, data_of(text_file))
+    with pytest.raises(ConfigError, match="spins None"), open_sampler(checkout, SHAPE):
+        pass
+
+
 @pytest.mark.parametrize("when", ["at its start", "later"])
 def test_a_sampler_that_fails_is_one_line(checkout: Path, temporary: Path, when: str) -> None:
     fault = "raise ValueError('no luck')"

@@ -84,6 +84,11 @@ def test_what_cannot_be_compared_is_refused_at_once(
     assert "\n" not in str(caught.value)
 
 
+def test_standard_input_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a text from standard input"):
+        training(1, preset="transformer", source="-")
+
+
 def test_our_own_process_failing_is_one_line(
     text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

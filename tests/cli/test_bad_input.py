@@ -221,6 +221,17 @@ def test_resume_takes_no_other_settings(
     assert f"{options[0]} " in refused("train", "--resume", trained, *options)
 
 
+@pytest.mark.parametrize("setting", ["precision=int8", "compile=on"])
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_fast_steps_that_a_rung_does_not_have(
+    setting: str, more: tuple[str, ...], refused: Callable[..., str], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    train = ("train", "--preset", "heads", "--data", "no/such/text", "--out", out, *more)
+    assert f"got {setting} for heads;" in refused(*train, "--set", setting)
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("value", ["0,003", "1,5", "1,00"])
 def test_a_comma_is_no_decimal_point(
     value: str, refused: Callable[..., str], tmp_path: Path

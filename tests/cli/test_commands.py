@@ -138,6 +138,23 @@ def test_dry_run_counts_exactly_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_dry_run_tells_the_precision_that_it_timed_and_what_is_faster(
+    command: Command, text_file: Path, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    monkeypatch.setattr("qkv.training.precision.compiler_found", lambda: True)
+    options = [*TINY, "--set", f"compile={'on' if compiled else 'off'}", "--dry-run"]
+    if compiled:  # asked for explicitly, since what auto takes depends on the machine
+        monkeypatch.setattr(
+            "qkv.training.precision.choose_precision",
+            lambda _device, *, fused: "int8" if fused else "bf16",
+        )
+        options += ["--set", "precision=auto"]
+    out = command("train", "--data", text_file, "--budget", "10k", *options).out
+    assert (" here, in bf16 (" if compiled else " here, in fp32 (") in out
+    assert ("compiled   the run will be, in int8, and faster than that\n" in out) is compiled
+
+
 def test_sample_is_repeatable_and_longer_than_the_context(command: Command, trained: Path) -> None:
     first = command("sample", trained, "--prompt", "ab", "--tokens", "50", "--seed", "3")
     assert first.out.startswith("ab")
@@ -220,6 +237,11 @@ def test_ladder_reports_and_resumes(command: Command, text_file: Path, tmp_path:
     again = command("ladder", "--resume", folder, "--json")
     assert [row["name"] for row in json.loads(again.out)["results"]] == ["bigram", "heads"]
     assert command("ladder", "--data", text_file, "--out", folder).code == 2
+    lower = command("ladder", "--data", text_file, "--rungs", "uniform,bigram", "--budget", "2k",
+                    "--out", tmp_path / "lower", *small[:4])  # fmt: skip
+    assert lower.code == 0, lower.err
+    assert "Proved on" not in lower.out  # no heads to look into
+    assert "qkv inspect" not in lower.out
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ app = typer.Typer(pretty_exceptions_enable=False)
 app.command()(doctor_command)
 
 NAMES = [
-    *("qkv", "torch", "numpy", "safetensors", "tokenizers", "processor", "precision"),
-    *("threads", "devices", "memory", "disk", "cache", "data"),
+    *("qkv", "torch", "numpy", "safetensors", "tokenizers", "processor", "compiler"),
+    *("precision", "threads", "devices", "memory", "disk", "cache", "data"),
 ]
 
 
@@ -45,6 +45,21 @@ def test_as_data() -> None:
     assert found["precision"]["data"]["auto"] in ("fp32", "bf16")
     assert "cpu" in found["devices"]["data"]["devices"]
     assert found["disk"]["data"]["free_gb"]["here"] > 0
+
+
+@pytest.mark.parametrize(("there", "compiled"), [(True, "int8"), (False, "fp32")])
+def test_int8_is_promised_only_where_torch_can_compile(
+    monkeypatch: pytest.MonkeyPatch, there: bool, compiled: str
+) -> None:
+    speeds = {"fp32": 100.0, "bf16": 50.0, "int8": 400.0}
+    monkeypatch.setattr("qkv.training.precision.measure_precisions", lambda: speeds)
+    monkeypatch.setattr("qkv.training.fusing.compiler_found", lambda: there)
+    found = checks()
+    assert found["compiler"]["data"] == {"found": there}
+    assert found["compiler"]["state"] == ("good" if there else "off")
+    assert found["precision"]["data"]["auto"] == "fp32"
+    assert found["precision"]["data"]["auto_compiled"] == compiled
+    assert ("int8 for long runs" in found["precision"]["said"]) is there
 
 
 def test_in_words() -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import pytest
 
 from qkv.models import embedded as module
-from qkv.models.embedded import embedded_notes, load_embedded
+from qkv.models.embedded import CARD, embedded_notes, load_embedded, read_embedded
 from qkv.training.probe_archive import embedded_timeline
 
 Command = Callable[..., Any]
@@ -27,6 +29,16 @@ def test_it_writes(command: Command) -> None:
     assert told["prompt"] == "JULIET:"
     assert len(told["text"]) == 20
     assert command("sample", "-n", 20, "-t", 0, "--seed", 5).out == ended.out
+
+
+def test_it_writes_what_its_card_shows(command: Command) -> None:
+    card = read_embedded(CARD).decode()
+    told = re.search(r"`qkv (sample .*)` \(temperature (\S+), seed (\d+)\):\n\n", card)
+    assert told is not None
+    drawn = ("--temperature", told[2], "--seed", told[3])
+    ended = command(*told[1].split(), *drawn)
+    assert ended.out == command(*told[1].split()).out  # as nothing else is asked for
+    assert indent(ended.out.strip(), "    ").strip() == card[told.end() :].strip()
 
 
 def test_its_passage_is_inspected(command: Command) -> None:

@@ -69,6 +69,12 @@ def test_the_nearest_is_taken_and_said(command: Command, probed: Path) -> None:
     assert f"step {nearest}, the nearest to {between};" in said[0]
 
 
+def test_a_run_of_a_moment_has_its_first_and_last_step(command: Command, trained: Path) -> None:
+    assert "· step 0 ·" in command("inspect", trained, "--step", 0).out.splitlines()[0]
+    last = command("inspect", trained, "--step", 100).out.splitlines()[0]
+    assert "step 42, the nearest to 100; probed at 0, " in last
+
+
 def test_a_step_of_nothing_is_one_line(
     command: Command, probed: Path, trained: Path, tmp_path: Path
 ) -> None:

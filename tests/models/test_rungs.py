@@ -14,7 +14,15 @@ from torch import Tensor, nn
 
 from qkv.attention import Causal, multi_head_steps
 from qkv.errors import ShapeError
-from qkv.models import RUNGS, RungConfig, build_model, count_parameters
+from qkv.models import (
+    RUNGS,
+    RungConfig,
+    TransformerConfig,
+    build_model,
+    count_parameters,
+    has_attention,
+)
+from qkv.models.assembly import outline
 from qkv.models.rungs import Average, BigramCounts, RecurrentNetwork, WaveNet
 
 from .conftest import scramble, tokens
@@ -209,3 +217,15 @@ def test_parameters_are_counted() -> None:
     ]
     # tokens, positions, unembedding and its bias; then q, k, v and W_O.
     assert count_parameters(rung("heads")) == V * D + T * D + V * D + V + 4 * D * D
+
+
+def test_rungs_with_heads_are_told_from_those_without() -> None:
+    assert [kind for kind in RUNGS if has_attention(rung(kind))] == ATTENTION
+    assert has_attention(build_model(TransformerConfig(vocab=V, layers=1, width=8, heads=2)))
+
+
+@pytest.mark.parametrize("kind", RUNGS)
+def test_an_outline_counts_as_the_model_does(kind: str) -> None:
+    shapes = outline(rung(kind).config)
+    assert count_parameters(shapes) == count_parameters(rung(kind))
+    assert has_attention(shapes) == has_attention(rung(kind))

@@ -45,9 +45,14 @@ def results(events: Iterable[object]) -> list[RungResult]:
 
 
 def test_all_rungs_have_the_same_budget_and_end_in_the_table(
-    plan: Plan, data: Data, tmp_path: Path
+    plan: Plan, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("qkv.training.precision.LONG_FLOPS", 0)
+    monkeypatch.setattr("qkv.training.precision.compiler_found", lambda: True)
     events = list(climb(tmp_path, plan, data))
+    assert [e.parameters for e in events if isinstance(e, Started)] == [
+        e.result.parameters for e in events if isinstance(e, Climbed)
+    ]
     assert [e.index for e in events if isinstance(e, Started)] == list(range(12))
     rows = results(events)
     assert [row.name for row in rows] == plan.rungs
@@ -58,7 +63,10 @@ def test_all_rungs_have_the_same_budget_and_end_in_the_table(
         assert len(row.sample) == 200
         run = RunDirectory(row.run)
         assert run.latest().metrics["validation_loss"] == row.loss
-        assert run.read_config()[1].seed == 3
+        training = run.read_config()[1]
+        assert training.seed == 3
+        # Whatever a rung's size and budget: their times are compared.
+        assert (training.compile, training.probes) == ("off", 0)
     by_name = {row.name: row for row in rows}
     assert by_name["uniform"].parameters == 0
     assert by_name["one-head"].parameters == by_name["heads"].parameters

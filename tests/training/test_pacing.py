@@ -11,15 +11,15 @@ from qkv.training.pacing import Pace, probe_steps
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 39, 40, 41, 146, 488, 10_000, 1_000_000])
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 40])
+@pytest.mark.parametrize("count", [2, 3, 7, 40])
 def test_steps_are_planned(steps: int, count: int) -> None:
     plan = probe_steps(steps, count)
     assert plan[0] == 0
     assert plan[-1] == steps
     assert list(plan) == sorted(set(plan))
-    assert len(plan) <= max(2, count)
+    assert len(plan) <= count
     if steps > 2 * count:
-        assert len(plan) == max(2, count)
+        assert len(plan) == count
 
 
 def test_they_are_spaced_by_logarithm() -> None:
@@ -54,6 +54,22 @@ def test_they_stay_within_their_share(cost: float) -> None:
 def test_a_run_too_short_for_one_has_none() -> None:
     assert made(Pace(probe_steps(20), share=0.02), 0.1, step_seconds=0.01) == []
     assert made(Pace(probe_steps(20), share=0.0), 0.1, step_seconds=100.0) == []
+
+
+@pytest.mark.parametrize("cost", [0.01, 0.3, 0.7, 1, 2, 3, 5, 7, 9, 12, 20, 500])
+def test_ends_are_made_whatever_they_cost(cost: float) -> None:
+    steps = made(Pace(probe_steps(1000), share=0.02, ends=True), cost)
+    assert (steps[0], steps[-1]) == (0, 1000)
+    assert len(steps) == 2 or len(steps) * cost <= 0.02 * 1000
+    # Of what is left, no less is made than without them.
+    assert len(steps) >= len(made(Pace(probe_steps(1000), share=0.02), cost))
+
+
+@pytest.mark.parametrize(("steps", "a_step"), [(1, 1e-3), (215, 0.012), (351, 0.012), (500, 0.02)])
+def test_a_short_run_has_both_ends(steps: int, a_step: float) -> None:
+    for cost in (0.01, 0.08):
+        found = made(Pace(probe_steps(steps), 0.02 * 2 / 3, ends=True), cost, a_step)
+        assert (found[0], found[-1]) == (0, steps)
 
 
 def test_taken_up_again_it_goes_on() -> None:

@@ -163,14 +163,42 @@ def test_what_came_after_the_checkpoint_is_cut_away(begin: Begin, data: Data) ->
     assert losses(run) == losses(whole)
 
 
-@pytest.mark.parametrize("fields", [{"probes": 0}, {"probe_share": 0.0}])
-def test_none_are_made_where_none_are_wanted_or_fit(
-    fields: dict[str, Any], begin: Begin, data: Data
-) -> None:
-    run = begin(probe=None, **fields)
+def test_none_are_made_where_none_are_wanted(begin: Begin, data: Data) -> None:
+    run = begin(probe=None, probes=0)
     list(drive(run, data))
     assert not run.probes.folder.exists()
     assert run.probes.nearest(3) is None
+    with pytest.raises(ConfigError, match="probes=1; expected 2 or more, or 0 for none"):
+        begin("one", probes=1)
+
+
+@pytest.mark.parametrize("steps", [1, 2, STEPS])
+def test_the_first_and_the_last_are_made_where_none_fit(
+    steps: int, begin: Begin, data: Data
+) -> None:
+    run = begin(probe_share=0.0, tokens=steps * 33)
+    list(drive(run, data))
+    assert run.probes.steps() == [0, steps]
+    assert [line["sample"] for line in run.probes.read()] == [None, None]
+    assert list(run.probes.read())[1]["passage_loss"] < np.log(data.tokenizer.size) + 0.5
+
+
+@pytest.mark.parametrize("stop", [1, 2, 6, STEPS])
+def test_a_run_closed_between_a_step_and_its_probe_makes_it_later(
+    stop: int, begin: Begin, data: Data
+) -> None:
+    whole, run = begin("whole"), begin()
+    list(drive(whole, data))
+    with closing(drive(run, data)) as events:
+        next(e for e in events if isinstance(e, StepReport) and e.step == stop)
+    assert stop not in run.probes.steps()
+    assert run.latest().step == stop
+    list(drive(run, data))
+    assert run.probes.steps() == PLAN
+    assert losses(run) == losses(whole)
+    ours, its = ({line["step"]: line for line in one.probes.read()} for one in (run, whole))
+    for name in ("loss", "tokens", "passage_loss", "sample", "heads"):
+        assert [ours[step][name] for step in PLAN] == [its[step][name] for step in PLAN]
 
 
 def test_a_model_without_attention_has_none(tmp_path: Path, data: Data) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import qkv.models.checkpoint
-from qkv.errors import CheckpointError, ResourceError, TextError, TrainingError
+from qkv.errors import CheckpointError, ConfigError, ResourceError, TextError, TrainingError
 from qkv.models import TransformerConfig, build_model
 from qkv.models.checkpoint import load_checkpoint
 from qkv.text import corpus_from_text
@@ -94,6 +94,7 @@ def test_closed_at_any_event_a_run_goes_on_as_if_it_had_not_been(
 @pytest.mark.parametrize(
     "fast",
     [
+        {"precision": "fp32"},  # the backward by hand
         {"precision": "int8"},
         {"precision": "bf16"},
         pytest.param(
@@ -327,3 +328,14 @@ def test_gradients_of_an_interrupted_step_are_not_added(data: Data, tiny: Tiny) 
         steps = zip(range(3), train(state, data.train, config), strict=False)
         losses.append([report.loss for _, report in steps])
     assert losses[0] == losses[1]
+
+
+def test_resumed_without_a_compiler_a_compiled_run_says_so(
+    begin: Callable[..., RunDirectory], data: Data, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begin("run", tiny(), compile="off")
+    written = run.path / "config.json"
+    written.write_text(written.read_text().replace('"compile": "off"', '"compile": "on"'))
+    monkeypatch.setattr("qkv.training.precision.compiler_found", lambda: False)
+    with pytest.raises(ConfigError, match=r"compile=on, but nothing .* can compile with"):
+        list(drive(run, data))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from qkv.errors import ConfigError
 from qkv.training import TrainingConfig
 from qkv.training.schedules import windows_at
 
@@ -15,7 +16,7 @@ from qkv.training.schedules import windows_at
         (64, 64, [64]),
         (100, 64, [64]),
         (8, 64, [8, 16, 32, 64]),
-        (5, 37, [5, 10, 20, 37]),
+        (5, 40, [5, 10, 20, 40]),
     ],
 )
 @pytest.mark.parametrize("steps", [1, 2, 7, 100, 1001])
@@ -33,5 +34,10 @@ def test_windows_grow_to_the_context(
     for step, stage in enumerate(stages):
         assert stage.first_step <= step
         assert stage == windows_at(stage.first_step, steps, config, context)
-        # As many tokens a step, but for a rest that no whole window fits in.
-        assert 0 <= 6 * context - stage.batch * stage.tokens < stage.tokens
+        assert stage.batch * stage.tokens == 6 * context
+
+
+@pytest.mark.parametrize(("shortest", "context"), [(5, 37), (100, 256), (48, 256), (1, 3)])
+def test_windows_that_do_not_double_to_the_context_are_refused(shortest: int, context: int) -> None:
+    with pytest.raises(ConfigError, match=f"windows of {shortest} tokens at first for a context"):
+        windows_at(0, 10, TrainingConfig(shortest=shortest), context)

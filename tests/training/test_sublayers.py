@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -55,6 +57,13 @@ def test_a_block_is_the_derivative_of_itself() -> None:
     cosine, sine = model.angles[:, :4, None].double()
     x = torch.randn(2, 4, 12, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(lambda y: run_block(block, y, (cosine, sine)), (x,))
+
+
+def test_training_in_fp32_takes_it_where_it_fits() -> None:
+    model = model_of(**SHAPES[0])
+    forward = training_forward(model, TrainingConfig(precision="fp32", compile="off"))
+    assert isinstance(forward, partial)
+    assert forward.keywords == {"call": run_block}
 
 
 @pytest.mark.parametrize(

@@ -61,14 +61,28 @@ class Measurement:
         return asdict(self)
 
 
-def compare(ways: Mapping[str, Callable[[], object]], rounds: int = 7) -> dict[str, Timing]:
+def compare(
+    ways: Mapping[str, Callable[[], object]],
+    rounds: int = 7,
+    *,
+    warm_ups: Mapping[str, Callable[[], object]] | None = None,
+) -> dict[str, Timing]:
     """Time each way once a round, in turn, after one round that does not count.
 
     A slow moment of the machine then strikes all of them.
+
+    Args:
+        ways: what to time, by name.
+        rounds: that count.
+        warm_ups: for ways in processes of their own: what each one's turn starts with, untimed. A
+            process that slept through another's turn is slow at first, on whichever side; with
+            one for each way, none pays for another's turn.
     """
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):
         for name, way in ways.items():
+            if warm_ups is not None:
+                warm_ups[name]()
             started = time.perf_counter()
             way()
             if turn:
@@ -112,7 +126,10 @@ def peak_bytes() -> int:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what a figure depends on: processor, threads, versions."""
+    """Return what a figure depends on: processor, threads, versions.
+
+    ``OMP_NUM_THREADS`` and ``GOMP_SPINCOUNT`` are those of this process, ``None`` if unset.
+    """
     import numpy as np
     import torch
 
@@ -120,6 +137,7 @@ def describe_machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        **{name: os.environ.get(name) for name in ("OMP_NUM_THREADS", "GOMP_SPINCOUNT")},
         "capability": torch.backends.cpu.get_cpu_capability(),
         "python": platform.python_version(),
         "torch": torch.__version__,

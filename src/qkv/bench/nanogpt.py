@@ -22,7 +22,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from qkv.bench.processes import failure, run_fresh
+from qkv.bench.processes import failure, run_fresh, users_environment
 from qkv.errors import ConfigError, ResourceError
 from qkv.models.checkpoint import Checkpoint
 from qkv.models.loading import load_model
@@ -121,7 +121,7 @@ def train_nanogpt(folder: Path, data: Data) -> NanogptRun:
         write_data(copy, data)
         options = [f"--{name}={value}" for name, value in CPU_SETTINGS.items()]
         command = [sys.executable, "train.py", CONFIG, "--device=cpu", "--compile=False", *options]
-        wall, told = run_fresh("nanoGPT's train.py", command, copy)
+        wall, told = run_fresh("nanoGPT's train.py", command, copy, environment=users_environment())
         steps, seconds = train_seconds(told.splitlines())
         if not (copy / OUT / CKPT).is_file():
             raise ConfigError(
@@ -268,6 +268,7 @@ def open_sampler(folder: Path, shape: dict[str, Any]) -> Iterator[Sampler]:
             subprocess.Popen(
                 [sys.executable, "-c", SCRIPT, json.dumps(shape)],
                 cwd=copy,
+                env=users_environment(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,

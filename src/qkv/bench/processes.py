@@ -6,14 +6,33 @@ import os
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from qkv.errors import ConfigError
 
-__all__ = ["failure", "run_fresh"]
+__all__ = ["failure", "run_fresh", "users_environment"]
 
 
-def run_fresh(what: str, command: list[str], folder: Path | None = None) -> tuple[float, str]:
+def users_environment() -> dict[str, str]:
+    """Return the environment as its user has it: without what `qkv` sets for itself.
+
+    A value of the user's own stays.
+    """
+    environment = dict(os.environ)
+    ours = environment.pop("QKV_SPINCOUNT", None)  # by which qkv.__main__ marks what it set
+    if ours is not None and environment.get("GOMP_SPINCOUNT") == ours:
+        del environment["GOMP_SPINCOUNT"]
+    return environment
+
+
+def run_fresh(
+    what: str,
+    command: list[str],
+    folder: Path | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> tuple[float, str]:
     """Return the wall seconds of a command and what it printed; interrupted, it is killed.
 
     It finds nothing that torch's compiler has made for an earlier one: its start is cold.
@@ -22,17 +41,18 @@ def run_fresh(what: str, command: list[str], folder: Path | None = None) -> tupl
         what: it is, for the error.
         command: program and arguments.
         folder: where it runs, unless here.
+        environment: that it runs in, unless this process's own.
 
     Raises:
         ConfigError: it failed, with the last line that it said.
     """
     with tempfile.TemporaryDirectory(prefix="qkv-bench-cold-") as cold:
-        environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": cold}
+        around = os.environ if environment is None else environment
         started = time.perf_counter()
         with subprocess.Popen(
             command,
             cwd=folder,
-            env=environment,
+            env={**around, "TORCHINDUCTOR_CACHE_DIR": cold},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -13,7 +13,8 @@ from qkv.bench.measure import Measurement, spread
 from qkv.bench.nanogpt import CPU_SETTINGS, require_checkout, train_nanogpt
 from qkv.bench.processes import run_fresh
 from qkv.errors import ConfigError
-from qkv.models import ModelConfig, build_model, count_parameters
+from qkv.models import ModelConfig, count_parameters
+from qkv.models.assembly import outline
 from qkv.models.checkpoint import Checkpoint
 from qkv.models.loading import load_model
 from qkv.text import available_corpora, load_corpus
@@ -69,7 +70,7 @@ def training(
         preset: what `qkv train` trains.
         settings: laid over the preset, as by `--set`.
         nanogpt: a checkout of nanoGPT, which is left as it is.
-        source: the text, by name or path.
+        source: the text, by name or path; not standard input, which cannot be read twice.
         notice: told which run is on.
 
     Raises:
@@ -83,6 +84,10 @@ def training(
     over = dict(settings or {})
     if "seed" in over:
         raise ConfigError("a seed for all rounds", "a seed a round", "leave it out")
+    if source == "-":
+        raise ConfigError(
+            "a text from standard input", "a name or a path, to read anew", "save it to a file"
+        )
     recipe = find_preset(preset)
     _require_steps(preset, configure(recipe, 65, over)[0], beside=nanogpt is not None)
     data = Data.prepare(load_corpus(source, notice=tell))
@@ -100,7 +105,7 @@ def training(
             theirs.append(_train_nanogpt(nanogpt, data))
     steps = ours[0].steps
     shape = {
-        "parameters": count_parameters(build_model(model)),
+        "parameters": count_parameters(outline(model)),
         "T": model.context,
         "steps": steps,
         "tokens": steps * trained.batch * model.context,
@@ -123,7 +128,7 @@ def _unheard(_line: str) -> None:
 
 
 def _require_steps(preset: str, config: ModelConfig, *, beside: bool) -> None:
-    if not any(parameter.requires_grad for parameter in build_model(config).parameters()):
+    if not any(parameter.requires_grad for parameter in outline(config).parameters()):
         raise ConfigError(
             f"the preset {preset}, which takes no steps",
             "one that is trained",

@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from qkv.cli.console import count, err, notice, out, print_json
+from qkv.cli.console import count, err, notice, out, parse_settings, print_json
 from qkv.cli.options import AsJson
 from qkv.errors import ConfigError
 
 
-def bench_command(
+def bench_command(  # noqa: PLR0917 (options have names)
     what: Annotated[
         Literal["attention", "capture", "generate", "map", "memory", "train"],
         typer.Argument(help="What to measure.", show_default=False),
@@ -27,6 +27,23 @@ def bench_command(
     ] = None,
     preset: Annotated[
         str | None, typer.Option(help="For train: the recipe.", show_default="tiny")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="For train: any field of the config; may be repeated.",
+        ),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            "-d",
+            help="For train: a corpus by name (shakespeare, plays, python), a file or a folder.",
+            show_default="shakespeare",
+        ),
     ] = None,
     nanogpt: Annotated[
         Path | None,
@@ -50,8 +67,17 @@ def bench_command(
       qkv bench attention --json
 
       qkv bench train --rounds 3 --nanogpt ../nanoGPT
+
+      qkv bench train --data notes.txt --set tokens=100000
     """
-    options = _options(what, rounds, preset, nanogpt)
+    options = _options(
+        what,
+        rounds=rounds,
+        preset=preset,
+        settings=parse_settings(settings) or None,
+        source=source,
+        nanogpt=nanogpt,
+    )
     from qkv.bench import SUITES
 
     err().print(f"Measuring {what}: half a minute to some minutes …", style="dim")
@@ -69,19 +95,18 @@ def bench_command(
                 console.print(f"  {name.replace('_', ' '):<30} {shown}", markup=False)
 
 
-def _options(
-    what: str, rounds: int | None, preset: str | None, nanogpt: Path | None
-) -> dict[str, Any]:
+def _options(what: str, **given: Any) -> dict[str, Any]:
     """Return what a suite is asked with: only what it knows, and only what was given."""
-    for name, value, where in (
-        ("--preset", preset, ("train",)),
-        ("--nanogpt", nanogpt, ("train", "generate")),
+    for name, option, where in (
+        ("preset", "--preset", ("train",)),
+        ("settings", "--set", ("train",)),
+        ("source", "--data", ("train",)),
+        ("nanogpt", "--nanogpt", ("train", "generate")),
     ):
-        if value is not None and what not in where:
+        if given[name] is not None and what not in where:
             raise ConfigError(
-                f"{name} with {what}", f"it with {' or '.join(where)} alone", "leave it out"
+                f"{option} with {what}", f"it with {' or '.join(where)} alone", "leave it out"
             )
-    given = {"rounds": rounds, "preset": preset, "nanogpt": nanogpt}
     options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if what == "train":
         options["notice"] = notice()

@@ -86,6 +86,7 @@ def examine() -> Iterator[Check]:
         yield _package(name)
     looks: list[tuple[str, Callable[[], Check]]] = [
         ("processor", _processor),
+        ("compiler", _compiler),
         ("precision", _precision),
         ("threads", _threads),
         ("devices", _devices),
@@ -153,13 +154,25 @@ def _processor() -> Check:
     return Check("processor", "good", said, data={"model": name, "features": has})
 
 
+def _compiler() -> Check:
+    from qkv.training.fusing import compiler_found
+
+    found = compiler_found()
+    data = {"found": found}
+    if not found:
+        said = "none that torch can use: training isn't compiled"
+        return Check("compiler", "off", said, "install g++ and Python's header files", data)
+    return Check("compiler", "good", "torch can use it: long runs are compiled", data=data)
+
+
 def _precision() -> Check:
+    from qkv.training.fusing import compiler_found
     from qkv.training.precision import choose_precision, measure_precisions
 
     speeds = measure_precisions()
-    chosen = choose_precision("cpu")
+    chosen = choose_precision("cpu", speeds=speeds)
     measured = ", ".join(f"{kind} {speed:,.0f} GFLOP/s" for kind, speed in speeds.items())
-    long = choose_precision("cpu", fused=True)
+    long = choose_precision("cpu", fused=compiler_found(), speeds=speeds)
     takes = chosen if long == chosen else f"{chosen}, and {long} for long runs"
     said = f"matrix products {measured}: on the CPU, auto takes {takes}"
     data = {"gflops": speeds, "auto": chosen, "auto_compiled": long}

@@ -51,7 +51,7 @@ def print_report(
         style="dim",
     )
     _print_best(console, plan, best)
-    shown = next((r for r in reversed(results) if _has_attention(r.name)), None)
+    shown = next((r for r in reversed(results) if _has_attention(r)), None)
     if shown is not None:
         checkpoint = _load(shown)
         _print_proofs(console, shown, checkpoint, data)
@@ -102,8 +102,12 @@ def _print_best(console: Console, plan: Plan, best: RungResult) -> None:
     console.print(Text(plan.prompt, style="bold").append(best.sample, style="not bold italic"))
 
 
-def _has_attention(name: str) -> bool:
-    return name in {"one-head", "heads", "feed-forward", "residual", "norm", "transformer"}
+def _has_attention(result: RungResult) -> bool:
+    from qkv.models import has_attention
+    from qkv.models.assembly import outline
+    from qkv.training.rundir import RunDirectory
+
+    return has_attention(outline(RunDirectory(result.run).read_config()[0]))
 
 
 def _load(result: RungResult) -> Checkpoint:

@@ -117,7 +117,7 @@ class Source:
         if nearest is None:
             raise CheckpointError(
                 f"no probes in {self.model}",
-                "a run that was trained with them: with heads, and for more than some seconds",
+                "a run with heads that was trained with them",
                 "leave --step out to read its last checkpoint",
             )
         note = f"step {count(nearest)}"

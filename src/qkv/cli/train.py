@@ -124,6 +124,7 @@ def _open(  # noqa: PLR0917 (options have names)
 ) -> tuple[Any, Data]:
     """Load the text, settle the configs, and start the run directory (none for a dry run)."""
     from qkv.text import load_corpus
+    from qkv.training.precision import require_fast_steps
     from qkv.training.probes import require_passage
     from qkv.training.recipes import configure, find_preset, require_enough
     from qkv.training.run import Data, start
@@ -138,7 +139,8 @@ def _open(  # noqa: PLR0917 (options have names)
         require_writable(out_folder)
         RunDirectory(out_folder).require_new()
     # Settings are checked before the text is fetched; the vocabulary is not known yet.
-    configure(recipe, 256, settings, **over)
+    model, training = configure(recipe, 256, settings, **over)
+    require_fast_steps(training, model, device)
     data = Data.prepare(load_corpus(source, notice=tell), kind, vocab_size)
     model, training = configure(recipe, data.tokenizer.size, settings, **over)
     if probe is not None:

@@ -104,6 +104,8 @@ def _pace(report: Any, started: float, done_before: int) -> str:
 
 
 def _conclude(run: RunDirectory, evaluation: Any, sample: Any, as_json: bool) -> None:
+    from qkv.models import has_attention
+
     place = short_path(run.path)
     checkpoint = run.latest()
     loss = checkpoint.metrics["validation_loss"]
@@ -126,7 +128,7 @@ def _conclude(run: RunDirectory, evaluation: Any, sample: Any, as_json: bool) ->
     console.print(f'  qkv sample {place} --prompt "{one_line(_prompt(run))}"', markup=False)
     # A run that was fed from standard input has no text of its own to read again.
     text = " --file FILE" if run.read_config()[2].get("source") == "-" else ""
-    if any(type(part).__name__.endswith("Attention") for part in checkpoint.model.modules()):
+    if has_attention(checkpoint.model):
         console.print(f"  qkv inspect {place}{text}", markup=False)
         console.print(f"  qkv ablate {place} --all{text}", markup=False)
     console.print(f"  qkv prove {place}", markup=False)

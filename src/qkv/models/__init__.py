@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import nn
 
 from qkv.errors import ConfigError
-from qkv.models import rungs
+from qkv.models import blocks, rungs
 from qkv.models.config import (
     ModelConfig,
     RungConfig,
@@ -33,6 +33,7 @@ __all__ = [
     "count_parameters",
     "from_json",
     "generate",
+    "has_attention",
     "sight",
     "to_json",
 ]
@@ -78,6 +79,15 @@ def build_model(config: ModelConfig) -> nn.Module:
 def count_parameters(model: nn.Module) -> int:
     """Return how many numbers the model has learnt (a tied matrix counts once)."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def has_attention(model: nn.Module) -> bool:
+    """Return whether one of our models has heads to look into.
+
+    >>> [has_attention(build_model(RungConfig(kind, vocab=65))) for kind in ("rnn", "one-head")]
+    [False, True]
+    """
+    return any(isinstance(part, blocks.Attention | rungs.Attention) for part in model.modules())
 
 
 def sight(model: nn.Module) -> int:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias, cast
+from functools import partial
+from typing import TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -68,14 +69,14 @@ class Cache:
         keys: one (B, G, length, C) buffer a layer; rotary positions are already applied.
         values: likewise.
         tokens: how many positions are filled.
-        recent: what short convolutions saw last: one (B, span - 1, D) a sublayer, by layer and
-            sublayer; none while no position is filled.
+        recent: what short convolutions saw last: one (B, span - 1, D) a layer; none while no
+            position is filled.
     """
 
     keys: list[Tensor]
     values: list[Tensor]
     tokens: int = 0
-    recent: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    recent: dict[int, Tensor] = field(default_factory=dict)
 
     @property
     def capacity(self) -> int:
@@ -96,12 +97,12 @@ class Cache:
         return keys.narrow(2, 0, end), values.narrow(2, 0, end)
 
     def convolve(
-        self, convolution: ShortConvolution, place: tuple[int, int], x: Float[Tensor, "B T D"]
+        self, layer: int, convolution: ShortConvolution, x: Float[Tensor, "B T D"]
     ) -> Float[Tensor, "B T D"]:
-        """Apply the convolution of a (layer, sublayer) to new tokens, and keep the last."""
+        """Apply a layer's convolution to new tokens, and keep the last."""
         B, _, D = x.shape
-        past = self.recent[place] if self.tokens else x.new_zeros(B, convolution.span - 1, D)
-        self.recent[place] = torch.cat([past, x], dim=1)[:, x.shape[1] :]
+        past = self.recent[layer] if self.tokens else x.new_zeros(B, convolution.span - 1, D)
+        self.recent[layer] = torch.cat([past, x], dim=1)[:, x.shape[1] :]
         return convolution(x, past)  # type: ignore[no-any-return]
 
 
@@ -220,9 +221,7 @@ class Block(nn.Module):
         self.feed_forward = FeedForward(config)
         self.dropout = config.dropout
         span = config.convolution
-        self.convolutions = nn.ModuleList(
-            ShortConvolution(config.width, span) for _ in range(2 if span > 1 else 0)
-        )
+        self.convolution = ShortConvolution(config.width, span) if span > 1 else None
 
     def forward(
         self,
@@ -231,22 +230,16 @@ class Block(nn.Module):
         cache: Cache | None,
         layer: int,
     ) -> Float[Tensor, "B T D"]:
-        seen = self.convolve(self.attention_norm(x), 0, cache, layer)
+        seen = self.attention_norm(x)
+        if self.convolution is not None:
+            convolve = (
+                self.convolution
+                if cache is None
+                else partial(cache.convolve, layer, self.convolution)
+            )
+            seen = convolve(seen)
         x = x + self.drop(self.attention(seen, angles, cache, layer))
-        seen = self.convolve(self.feed_forward_norm(x), 1, cache, layer)
-        return x + self.drop(self.feed_forward(seen))
-
-    def convolve(
-        self, x: Float[Tensor, "B T D"], sublayer: int, cache: Cache | None, layer: int
-    ) -> Float[Tensor, "B T D"]:
-        """Apply a sublayer's short convolution, where there are such."""
-        if not self.convolutions:
-            return x
-        convolution = cast("ShortConvolution", self.convolutions[sublayer])
-        if cache is not None:
-            return cache.convolve(convolution, (layer, sublayer), x)
-        convolved: Tensor = convolution(x)
-        return convolved
+        return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
 
     # The same in two halves, for training, on the tokens of all texts in one row: a compiler can
     # then fuse each half, whatever the lengths of the texts.
@@ -255,28 +248,17 @@ class Block(nn.Module):
         self, x: Float[Tensor, "N D"], places: Places, angles: Angles | None, product: Product
     ) -> tuple[Float[Tensor, "N H C"], Float[Tensor, "N G C"], Float[Tensor, "N G C"]]:
         """What comes before heads look at the past: each token's queries, keys and values."""
-        seen = self.convolve_flat(self.attention_norm(x), 0, places)
+        seen = self.attention_norm(x)
+        if self.convolution is not None:
+            seen = self.convolution.flat(seen, places)
         return self.attention.heads_of(seen, angles, product)
 
     def after(
-        self,
-        x: Float[Tensor, "N D"],
-        places: Places,
-        mixed: Float[Tensor, "N HC"],
-        product: Product,
+        self, x: Float[Tensor, "N D"], mixed: Float[Tensor, "N HC"], product: Product
     ) -> Float[Tensor, "N D"]:
         """What comes after it: W_O and the feed-forward layer, each added to the stream."""
         x = x + self.drop(product(self.attention.output, mixed))
-        seen = self.convolve_flat(self.feed_forward_norm(x), 1, places)
-        return x + self.drop(self.feed_forward.think(seen, product))
-
-    def convolve_flat(
-        self, x: Float[Tensor, "N D"], sublayer: int, places: Places
-    ) -> Float[Tensor, "N D"]:
-        """Apply a sublayer's short convolution to texts that lie one after another."""
-        if not self.convolutions:
-            return x
-        return cast("ShortConvolution", self.convolutions[sublayer]).flat(x, places)
+        return x + self.drop(self.feed_forward.think(self.feed_forward_norm(x), product))
 
     def drop(self, x: Tensor) -> Tensor:
         """Apply dropout while training."""

@@ -91,7 +91,7 @@ class TransformerConfig:
         scale: factor on q·k; ``None`` means 1/sqrt(C).
         dropout: probability, on embeddings and on each sublayer's output, while training.
         zero_init: projections that write to the residual stream start at zero.
-        convolution: tokens that a short convolution before each sublayer sums; 1 for none.
+        convolution: tokens that a short convolution before attention sums; 1 for none.
 
     Raises:
         ConfigError: sizes that do not fit together, or a name that is unknown.

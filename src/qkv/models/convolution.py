@@ -2,12 +2,14 @@
 
 What lies next to a token is most of what a small model learns first. Without it, heads must find
 the token before by its position; with it, the two tokens of a pair are in one place, and heads are
-free for what is further away. Each sublayer may have one, on its normalised input:
+free for what is further away. Each block may have one, on the normalised input of attention:
 
     y[t] = w[0] x[t] + w[1] x[t − 1] + ... + w[K − 1] x[t − K + 1]
 
-channel by channel, with nothing before the first token. It starts as the identity. Source: the
-depthwise convolutions of Primer (So et al., 2021), there after the projections.
+channel by channel, with nothing before the first token. It starts as the identity. The feed-forward
+layer has none: with one there too, blocks read the text without attention, which the losses of
+`docs/recipe.md` show. Source: the depthwise convolutions of Primer (So et al., 2021), there after
+the projections.
 """
 
 from __future__ import annotations

@@ -56,9 +56,9 @@ class Decoder:
         D, G, C, T = config.width, config.kv_heads_, config.head_width_, config.context
         # Layers first, then keys and values.
         self.past = new(config.layers, 2, batch, G, T, C)
-        # What convolutions see, sublayers first: K - 1 inputs before the first token.
-        sublayers = 2 * config.layers if config.convolution > 1 else 0
-        self.inputs = new(sublayers, T + config.convolution - 1, *self._rows(D))
+        # What convolutions see, layers first: K - 1 inputs before the first token.
+        layers = config.layers if config.convolution > 1 else 0
+        self.inputs = new(layers, T + config.convolution - 1, *self._rows(D))
         self.rotation = rotation(model)
         self.positions = model.angles if config.positions == "sinusoidal" else model.positions
         self.place = Place(self, 0)
@@ -66,16 +66,13 @@ class Decoder:
         self.sublayers: list[Step] = []
         for layer, block in enumerate(cast("list[Block]", list(model.blocks))):
             attend = self._prepare_attention(block.attention, layer)
+            if block.convolution is not None:
+                attend = after(self._prepare_convolution(block.convolution, layer), attend)
             think = self._prepare_feed_forward(block.feed_forward)
-            for sublayer, (norm, act) in enumerate(
-                [(block.attention_norm, attend), (block.feed_forward_norm, think)]
-            ):
-                prepared = prepare_norm(norm)
-                if block.convolutions:
-                    convolution = cast("ShortConvolution", block.convolutions[sublayer])
-                    convolve = self._prepare_convolution(convolution, 2 * layer + sublayer)
-                    prepared = after(prepared, convolve)
-                self.sublayers.append(after(prepared, act))
+            self.sublayers += [
+                after(prepare_norm(block.attention_norm), attend),
+                after(prepare_norm(block.feed_forward_norm), think),
+            ]
         weight = model.tokens if model.unembed is None else model.unembed.weight
         self.unembed = after(prepare_norm(model.norm), exact_product(weight, None, batch))
 
@@ -171,13 +168,13 @@ class Decoder:
 
         return turn
 
-    def _prepare_convolution(self, convolution: ShortConvolution, sublayer: int) -> Step:
+    def _prepare_convolution(self, convolution: ShortConvolution, layer: int) -> Step:
         weight = convolution.weight[:, 0].flip(-1).t().contiguous()  # (K, D), the latest at the end
         weights = weight.view(len(weight), *[1] * (self.inputs.ndim - 3), -1)
 
         def step(x: Rows) -> Rows:
-            self.place.input[sublayer].copy_(x)
-            return (self.place.inputs[sublayer] * weights).sum(0)
+            self.place.input[layer].copy_(x)
+            return (self.place.inputs[layer] * weights).sum(0)
 
         return step
 
@@ -258,9 +255,9 @@ def prepare_norm(norm: Norm) -> Step:
     return lambda x: torch.layer_norm(x, shape, weight, bias, eps)
 
 
-def after(norm: Step, sublayer: Step) -> Step:
-    """Return x -> sublayer(norm(x))."""
-    return lambda x: sublayer(norm(x))
+def after(first: Step, second: Step) -> Step:
+    """Return x -> second(first(x))."""
+    return lambda x: second(first(x))
 
 
 def copy(x: Tensor, out: Tensor) -> Tensor:

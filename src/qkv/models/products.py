@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Literal, TypeAlias, get_args
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,9 @@ from qkv.errors import ConfigError
 
 __all__ = ["Precision", "exact_product", "prepare_product", "resolve_precision"]
 
-Product = Callable[[Tensor], Tensor]
+MatrixProduct: TypeAlias = Callable[[Tensor], Tensor]
+"""x -> W x + bias."""
+
 Precision = Literal["auto", "fp32", "bf16", "int8"]
 PARTS = 4
 """At most, and not one for each thread: the same weights must be rounded alike everywhere."""
@@ -64,7 +66,7 @@ def prepare_product(
     out: Tensor | None = None,
     *,
     add: bool = False,
-) -> Product:
+) -> MatrixProduct:
     """Return x -> W x + bias, for (K,) vectors where ``batch`` is 1 and else for (batch, K).
 
     Args:
@@ -93,7 +95,7 @@ def exact_product(
     out: Tensor | None = None,
     *,
     add: bool = False,
-) -> Product:
+) -> MatrixProduct:
     """Return the product with a matrix as it is."""
     if add and out is not None:
         return exact_sum(weight, bias, batch, out)
@@ -109,7 +111,7 @@ def exact_product(
 
 def exact_sum(
     weight: Float[Tensor, "N K"], bias: Float[Tensor, " N"] | None, batch: int, total: Tensor
-) -> Product:
+) -> MatrixProduct:
     """Return what adds the product with a matrix to a total."""
     transposed = weight.t()
 
@@ -129,7 +131,7 @@ def narrow_product(
     out: Tensor | None,
     *,
     add: bool,
-) -> Product:
+) -> MatrixProduct:
     """Return the product with a matrix in bf16 or int8, as sums of weighted embeddings."""
     N, K = weight.shape
     parts = math.gcd(N, PARTS)
@@ -142,18 +144,18 @@ def narrow_product(
     shape = (N,) if batch == 1 else (batch, N)
     biases = None if bias is None else bias.view(parts, N // parts).repeat(batch, 1)
 
-    def total(x: Tensor) -> Tensor:
+    def multiply(x: Tensor) -> Tensor:
         copies.copy_(x if batch == 1 else x.unsqueeze(1))
         total = sums(weights, indices, starts)
         return total if biases is None else total.add_(biases)
 
     if out is None:
-        return lambda x: total(x).view(shape)
+        return lambda x: multiply(x).view(shape)
     in_parts = out.view(batch * parts, N // parts)
     write = in_parts.add_ if add else in_parts.copy_
 
     def product(x: Tensor) -> Tensor:
-        write(total(x))
+        write(multiply(x))
         return out
 
     return product

@@ -42,8 +42,9 @@ class TrainingConfig:
         sample_every: steps between sample texts; 0 for none but the last.
         keep: how many checkpoints stay on disk.
         probes: at how many steps a passage is read and what its heads look at is kept, at most;
-            0 for none.
-        probe_share: of the time of training, what probes may take.
+            2 or more, or 0 for none.
+        probe_share: of the time of training, what probes may take; the first and the last are made
+            whatever they take.
 
     Raises:
         ConfigError: a number out of its range.
@@ -86,6 +87,8 @@ class TrainingConfig:
         self._require("clip", 0, float("inf"))
         for name in ("evaluate_every", "sample_every", "shortest", "probes", "probe_share"):
             self._require(name, 0, float("inf"))
+        if self.probes == 1:
+            raise ConfigError("probes=1", "2 or more, or 0 for none", "change probes")
         for name in ("beta1", "beta2", "momentum", "average"):
             self._require(name, 0, 1, open_end=True)
         for name in ("warmup", "decay", "final_rate"):

@@ -9,14 +9,17 @@ every token alone: all blocks share them, and so do contexts of any length with 
 from __future__ import annotations
 
 import shutil
+import sysconfig
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from qkv.errors import ResourceError
 from qkv.models.blocks import Angles, Block, BlockCall, Product, apply
 from qkv.models.transformer import Transformer
 from qkv.training.config import TrainingConfig
@@ -27,8 +30,9 @@ __all__ = ["block_call", "compiler_found", "training_forward"]
 
 
 def compiler_found() -> bool:
-    """Return whether there is a C++ compiler for torch to use."""
-    return any(shutil.which(name) for name in ("c++", "g++", "clang++"))
+    """Return whether torch can compile: it needs a C++ compiler and Python's headers."""
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    return headers.is_file() and any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
 
 def training_forward(model: nn.Module, config: TrainingConfig) -> Callable[[Tensor], Tensor]:
@@ -66,7 +70,7 @@ def block_call(*, int8: bool, compiled: bool) -> BlockCall:
         mixed = block.attention.mix(
             *(heads.unflatten(0, (B, T)).transpose(1, 2) for heads in (q, k, v))
         )
-        stream: Tensor = after(block, flat, places, mixed.transpose(1, 2).reshape(B * T, -1))
+        stream: Tensor = after(block, flat, mixed.transpose(1, 2).reshape(B * T, -1))
         return stream.view_as(x)
 
     return call
@@ -81,9 +85,17 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         nonlocal ready
         if ready:
             return compiled(*args)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            result = compiled(*args)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                result = compiled(*args)
+        except Exception as error:
+            last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            raise ResourceError(
+                f"a compiler that failed ({last[0][:200]})",
+                "a C++ compiler that torch can use, with Python's headers",
+                "mend it, or start a run with --set compile=off",
+            ) from error
         ready = True
         return result
 
@@ -96,5 +108,5 @@ def _before(
     return block.before(x, places, angles, product)
 
 
-def _after(block: Block, x: Tensor, places: Tensor, mixed: Tensor, product: Product) -> Tensor:
-    return block.after(x, places, mixed, product)
+def _after(block: Block, x: Tensor, mixed: Tensor, product: Product) -> Tensor:
+    return block.after(x, mixed, product)

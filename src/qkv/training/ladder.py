@@ -1,5 +1,8 @@
 """The ladder: every rung on the same text, split, token budget and evaluation.
 
+All of them train without probes and uncompiled, so that their times compare: compiled, the
+Transformer alone would spend half a minute more, and round its products to int8.
+
 A generator of what happens, and a folder that holds one run directory a rung and ``ladder.json``;
 interrupted, it goes on where it stopped.
 """
@@ -17,6 +20,7 @@ import torch
 
 from qkv.errors import CheckpointError, ConfigError
 from qkv.models import RungConfig, TransformerConfig, build_model, count_parameters, sight
+from qkv.models.assembly import outline
 from qkv.models.checkpoint import write_atomically
 from qkv.training.config import TrainingConfig
 from qkv.training.estimate import seconds_a_step
@@ -246,7 +250,8 @@ def climb(
                 data.tokenizer.size,
                 {"seed": str(plan.seed), **_applicable(preset, plan.settings)},
                 tokens=plan.tokens,
-                probes=0,  # rungs share one time
+                probes=0,
+                compile="off",
             )
             start(run, *configs, data, source=plan.source, prompt=plan.prompt)
         yield from _climb_one(run, index, preset, data, results)
@@ -263,8 +268,7 @@ def _climb_one(
             f"sha256 {str(described.get('sha256'))[:12]}…",
             "restore the text, or start a new ladder",
         )
-    with torch.random.fork_rng(devices=[]):
-        parameters = count_parameters(build_model(model_config))
+    parameters = count_parameters(outline(model_config))
     yield Started(index, preset, parameters, training.steps(model_config.context))
     with closing(drive(run, data)) as events:
         for event in events:

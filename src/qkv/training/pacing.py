@@ -25,7 +25,7 @@ def probe_steps(steps: int, count: int = 40) -> tuple[int, ...]:
 
     Args:
         steps: of the run.
-        count: how many, if there are as many; both ends are always there.
+        count: how many, if there are as many; 2 or more, since both ends are always there.
 
     >>> probe_steps(1000, 8)
     (0, 2, 6, 16, 45, 126, 355, 1000)
@@ -53,10 +53,11 @@ class Pace:
     Args:
         plan: steps at which it may be done, in order; the last is the run's last.
         share: of the time that all of the run's steps take.
+        ends: whether the first and the last are done whatever they cost: a short run has these.
     """
 
-    def __init__(self, plan: Iterable[int], share: float) -> None:
-        self.plan, self.share = tuple(plan), share
+    def __init__(self, plan: Iterable[int], share: float, *, ends: bool = False) -> None:
+        self.plan, self.share, self.ends = tuple(plan), share, ends
         self.done: dict[int, float] = {}  # seconds each took, by step
 
     def note(self, step: int, seconds: float) -> None:
@@ -77,6 +78,8 @@ class Pace:
         at = bisect_left(self.plan, step)
         if step in self.done or self.plan[at : at + 1] != (step,):
             return False
+        if self.ends and step in (self.plan[0], self.plan[-1]):
+            return True
         recent = list(self.done.values())[-RECENT:]
         cost = max(recent) if recent else FIRST_SECONDS + FIRST_STEPS * step_seconds
         left = self.share * step_seconds * self.plan[-1] - sum(self.done.values())

@@ -8,18 +8,20 @@ where the compiler fuses the rounding with what is around it.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Literal
 
 import torch
 
+from qkv.errors import ConfigError
 from qkv.models import ModelConfig, TransformerConfig
 from qkv.training.config import TrainingConfig
 from qkv.training.flops import run_flops
 from qkv.training.fusing import compiler_found
 
-__all__ = ["choose_precision", "measure_precisions", "settle"]
+__all__ = ["choose_precision", "measure_precisions", "require_fast_steps", "settle"]
 
 Precision = Literal["fp32", "bf16", "int8"]
 
@@ -30,17 +32,22 @@ LONG_FLOPS = 15e12
 
 
 @cache
-def measure_precisions(rows: int = 2048, width: int = 512) -> dict[str, float]:
+def measure_precisions(
+    rows: int = 2048, width: int = 512, *, int8: bool = True
+) -> dict[str, float]:
     """Return GFLOP/s of a matrix product on the CPU in fp32, bf16 and int8, in a tenth of a second.
 
     Args:
         rows: of the left matrix, as tokens in a batch.
         width: of both, as a model's.
+        int8: whether to time it too: without a compiler it isn't taken.
 
-    >>> sorted(measure_precisions(64, 64))
-    ['bf16', 'fp32', 'int8']
+    >>> sorted(measure_precisions(64, 64)), sorted(measure_precisions(64, 64, int8=False))
+    (['bf16', 'fp32', 'int8'], ['bf16', 'fp32'])
     """
-    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.int8}
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    if int8:
+        kinds["int8"] = torch.int8
     operands = {
         name: (torch.ones(rows, width, dtype=kind), torch.ones(width, width, dtype=kind))
         for name, kind in kinds.items()
@@ -57,19 +64,29 @@ def measure_precisions(rows: int = 2048, width: int = 512) -> dict[str, float]:
     return {name: work / min(times[1:]) / 1e9 for name, times in seconds.items()}
 
 
-def choose_precision(device: torch.device | str = "cpu", *, fused: bool = False) -> Precision:
+def choose_precision(
+    device: torch.device | str = "cpu",
+    *,
+    fused: bool = False,
+    speeds: Mapping[str, float] | None = None,
+) -> Precision:
     """Return the precision in which training is fastest, where it is clearly faster than fp32.
 
     Args:
         device: where the model is.
         fused: whether the compiler fuses rounding with what is around it; int8 is slow without.
+        speeds: of products on the CPU; unless given, they are measured.
+
+    >>> speeds = {"fp32": 100.0, "bf16": 30.0, "int8": 400.0}
+    >>> choose_precision(speeds=speeds), choose_precision(fused=True, speeds=speeds)
+    ('fp32', 'int8')
     """
     kind = torch.device(device).type
     if kind == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
     if kind != "cpu":
         return "fp32"
-    speeds = measure_precisions()
+    speeds = speeds or measure_precisions(int8=fused)
     if fused and speeds["int8"] > WORTH_ROUNDING * max(speeds["fp32"], speeds["bf16"]):
         return "int8"
     return "bf16" if speeds["bf16"] > WORTH * speeds["fp32"] else "fp32"
@@ -82,8 +99,16 @@ def settle(training: TrainingConfig, model: ModelConfig, device: str = "cpu") ->
         training: as asked for.
         model: what is trained.
         device: where.
+
+    Raises:
+        ConfigError: see :func:`require_fast_steps`.
     """
-    here = isinstance(model, TransformerConfig) and not model.dropout and device == "cpu"
+    require_fast_steps(training, model, device)
+    here = (
+        isinstance(model, TransformerConfig)
+        and not model.dropout
+        and torch.device(device).type == "cpu"
+    )
     if training.compile == "auto":
         long = here and run_flops(model, training) > LONG_FLOPS and compiler_found()
         training = replace(training, compile="on" if long else "off")
@@ -91,3 +116,34 @@ def settle(training: TrainingConfig, model: ModelConfig, device: str = "cpu") ->
         fused = here and training.compile == "on"
         training = replace(training, precision=choose_precision(device, fused=fused))
     return training
+
+
+def require_fast_steps(training: TrainingConfig, model: ModelConfig, device: str = "cpu") -> None:
+    """Raise a ConfigError for int8 or a compiler where there is neither.
+
+    Only a Transformer's blocks on the CPU are written for them.
+
+    >>> from qkv.models import RungConfig
+    >>> require_fast_steps(TrainingConfig(precision="int8"), RungConfig("heads", vocab=65))
+    Traceback (most recent call last):
+    qkv.errors.ConfigError: got precision=int8 for heads; expected a transformer on the CPU; leave \
+precision at auto
+    """
+    for setting, asked in (
+        ("precision=int8", training.precision == "int8"),
+        ("compile=on", training.compile == "on"),
+    ):
+        name, _, _ = setting.partition("=")
+        if asked and not isinstance(model, TransformerConfig):
+            got = f"{setting} for {model.kind}"
+        elif asked and torch.device(device).type != "cpu":
+            got = f"{setting} on {device}"
+        else:
+            continue
+        raise ConfigError(got, "a transformer on the CPU", f"leave {name} at auto")
+    if training.compile == "on" and not compiler_found():
+        raise ConfigError(
+            "compile=on, but nothing that torch can compile with",
+            "a C++ compiler and Python's header files",
+            "install them (`qkv doctor` looks for them), or leave compile at auto",
+        )

@@ -20,7 +20,7 @@ from torch import nn
 
 from qkv.errors import ConfigError
 from qkv.lens import Trace, capture, load
-from qkv.models import ModelConfig, Sampling
+from qkv.models import ModelConfig, Sampling, has_attention
 from qkv.models.assembly import outline
 from qkv.text import Tokenizer
 from qkv.training.config import TrainingConfig
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from qkv.training.loop import StepReport, TrainingState
     from qkv.training.probe_files import ProbeFiles
 
-__all__ = ["Probed", "Prober", "has_attention", "require_passage", "told_scores"]
+__all__ = ["Probed", "Prober", "require_passage", "told_scores"]
 
 SAMPLE_TOKENS = 32
 """Of a sample, at most: with the prompt it stays within the context."""
@@ -70,7 +70,7 @@ def require_passage(
             f"shorten it, or add --set context={tokens}",
         )
     if not training.probes:
-        raise ConfigError("a probe and probes=0", "1 or more", "leave one of them out")
+        raise ConfigError("a probe and probes=0", "2 or more", "leave one of them out")
     if not has_attention(outline(model)):
         raise ConfigError(
             f"a probe of {model.kind}, which has no attention",
@@ -79,17 +79,13 @@ def require_passage(
         )
 
 
-def has_attention(model: nn.Module) -> bool:
-    """Return whether one of our models has heads to look into."""
-    return any(type(part).__name__ == "Attention" for part in model.modules())
-
-
 class Prober:
-    """Makes a run's probes between its steps, within their share of its time.
+    """Makes a run's probes between its steps: the first, the last, and what their share allows.
 
     Two thirds of the share are for what heads look at, one for samples, which take longer; both are
     spaced by logarithm (`Pace`). Step 0 is made after the second step, when it is known what a step
-    takes, from weights drawn anew: a run too short for any probe has none.
+    takes, from weights drawn anew. In a short run the first and the last may take more than the
+    share, and have no samples.
 
     Args:
         files: where they are written.
@@ -123,7 +119,7 @@ class Prober:
         self.untrained, self.device = untrained, device
         self.ids = torch.from_numpy(np.asarray(tokenizer.encode(passage), np.int64))[None]
         plan = probe_steps(steps, training.probes)
-        self.reading = Pace(plan, training.probe_share * (1 - SAMPLE_SHARE))
+        self.reading = Pace(plan, training.probe_share * (1 - SAMPLE_SHARE), ends=True)
         self.sampling = Pace(plan, training.probe_share * SAMPLE_SHARE)
         for line in files.read():
             writing = line.get("sample_seconds")
@@ -136,11 +132,20 @@ class Prober:
     def after(self, report: StepReport) -> Iterator[Probed]:
         """Make the probes that are due when a step was taken, if any."""
         self._timed += 1
-        if self._timed < 1:
+        if self._timed > 0:
+            self._seconds += report.seconds
+        yield from self.catch_up(report)
+
+    def catch_up(self, report: StepReport) -> Iterator[Probed]:
+        """Make the probes that are due after a step whose time was counted already, if any.
+
+        Args:
+            report: of the last step, which may have been taken before the run was interrupted.
+        """
+        if self._timed < 1 and report.step < report.steps:
             return
-        self._seconds += report.seconds
-        a_step = self._seconds / self._timed
-        if not self.reading.done and self.reading.due(0, a_step):
+        a_step = self._seconds / self._timed if self._timed > 0 else report.seconds
+        if self.reading.due(0, a_step):
             yield from self._probe(self.untrained(), 0, None, a_step)
         if self.reading.due(report.step, a_step):
             with self.state.averaged() as model:

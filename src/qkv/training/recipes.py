@@ -70,11 +70,11 @@ LADDER = [
 
 PRESETS = [
     *LADDER,
-    Preset("tiny", "tiny Transformer", "0.3 M parameters, context 64: seconds",
+    Preset("tiny", "tiny Transformer", "0.1 M parameters, context 64: seconds",
            "transformer",
-           {"context": 64, "layers": 3, "width": 96, "heads": 2, "convolution": 3},
-           {**MUON, "learning_rate": 0.006, "muon_learning_rate": 0.03, "iterations": 3, "batch": 8,
-            "tokens": 180_000}),
+           {"context": 64, "layers": 2, "width": 64, "heads": 2, "convolution": 3},
+           {**MUON, "learning_rate": 0.03, "muon_learning_rate": 0.03, "iterations": 3,
+            "batch": 24, "tokens": 340_000}),
     Preset("small", "small Transformer", "2.7 M parameters, context 256: minutes",
            "transformer",
            {"context": 256, "layers": 6, "width": 192, "heads": 3, "convolution": 3},

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from qkv.errors import CheckpointError, QkvError, TrainingError
-from qkv.models import ModelConfig, Sampling, build_model
+from qkv.models import ModelConfig, Sampling, build_model, has_attention
 from qkv.models.checkpoint import Checkpoint
 from qkv.models.config import require_memory
 from qkv.training.config import TrainingConfig
@@ -27,8 +27,8 @@ from qkv.training.data import Data, choose_passage, choose_prompt
 from qkv.training.evaluation import evaluate, sample_text
 from qkv.training.interrupts import uninterrupted
 from qkv.training.loop import StepReport, TrainingState, train
-from qkv.training.precision import settle
-from qkv.training.probes import Probed, Prober, has_attention, require_passage
+from qkv.training.precision import require_fast_steps, settle
+from qkv.training.probes import Probed, Prober, require_passage
 from qkv.training.rundir import RunDirectory
 
 __all__ = [
@@ -126,6 +126,7 @@ def drive(run: RunDirectory, data: Data, *, device: str = "cpu") -> Generator[Ev
 
 def _drive(run: RunDirectory, data: Data, device: str) -> Generator[Event, None, None]:
     config, training, described = run.read_config()
+    require_fast_steps(training, config, device)
     found = run.resume()
     if found and (found[0].config != config or found[0].tokenizer != data.tokenizer):
         raise CheckpointError(
@@ -223,9 +224,12 @@ class _Driver:
             self.state.step = total
             yield from self._finish()
             return
-        if 0 < self.state.step < total:
-            yield from self._look()  # an interruption may have come before it
         prober = self.prober()
+        # An interruption may have come between a step and what is done after it.
+        if prober is not None and (last := self._last_report()) is not None:
+            yield from prober.catch_up(last)
+        if 0 < self.state.step < total:
+            yield from self._look()
         for report in train(self.state, self.data.train, self.training, device=self.device):
             self.note_last_step()
             yield report
@@ -237,6 +241,13 @@ class _Driver:
             if _due(report.step, self.training.save_every):
                 yield self._save_event()
         yield from self._finish()
+
+    def _last_report(self) -> StepReport | None:
+        """The logged report of the step that the run goes on from."""
+        logged = (line for line in self.run.metrics() if "loss" in line)
+        return next(
+            (StepReport(**line) for line in logged if line["step"] == self.state.step), None
+        )
 
     def note_last_step(self) -> None:
         """Log the last update's report, unless it is logged already."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from qkv.errors import ConfigError
 from qkv.training.config import TrainingConfig
 
 __all__ = ["Windows", "rate_factor", "windows_at"]
@@ -24,11 +25,21 @@ def windows_at(step: int, steps: int, config: TrainingConfig, context: int) -> W
     that are left, and so on, up to the context. Short windows teach more a token at first: most of
     what can be learnt early lies near, and a step sees more places of the text.
 
+    Raises:
+        ConfigError: windows that the context is not a doubling of.
+
     >>> config = TrainingConfig(batch=4, shortest=64)
     >>> [windows_at(step, 100, config, 256)[1:] for step in (0, 49, 50, 75, 99)]
     [(16, 64), (16, 64), (8, 128), (4, 256), (4, 256)]
     """
     first, tokens = 0, min(config.shortest or context, context)
+    doublings = context / tokens
+    if doublings not in {2**n for n in range(context.bit_length())}:
+        raise ConfigError(
+            f"windows of {tokens} tokens at first for a context of {context}",
+            "the context halved so many times, or 0 for none",
+            f"try --set shortest={context // 4 if context % 4 == 0 else 0}",
+        )
     while tokens < context:
         after = first + (steps - first + 1) // 2
         if step < after:

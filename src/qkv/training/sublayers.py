@@ -50,17 +50,17 @@ def run_block(block: Block, x: Float[Tensor, "B T D"], angles: Angles | None) ->
         angles: cosines and sines, (T, 1, C/2) each.
     """
     attention, feed_forward = block.attention, block.feed_forward
-    spans: list[Tensor | None] = [c.weight for c in block.convolutions] or [None, None]  # type: ignore[misc]
+    span = None if block.convolution is None else block.convolution.weight
     cosine, sine = cast("Angles", angles)
     turning = torch.cat([cosine, cosine], -1), torch.cat([-sine, sine], -1)  # (T, 1, C)
     x, q, k, v = _Before.apply(  # type: ignore[no-untyped-call]
-        x, block.attention_norm.weight, spans[0], attention.project.weight, attention.gain,
+        x, block.attention_norm.weight, span, attention.project.weight, attention.gain,
         turning, attention.heads, attention.norm_eps,
     )  # fmt: skip
     mixed = attention.mix(*(heads.transpose(1, 2) for heads in (q, k, v)))
     stream: Tensor = _After.apply(  # type: ignore[no-untyped-call]
         x, mixed.transpose(1, 2), attention.output.weight, block.feed_forward_norm.weight,
-        spans[1], feed_forward.up.weight, feed_forward.down.weight, block.feed_forward_norm.eps,
+        feed_forward.up.weight, feed_forward.down.weight, block.feed_forward_norm.eps,
     )  # fmt: skip
     return stream
 
@@ -113,40 +113,35 @@ class _Before(torch.autograd.Function):
 
 
 class _After(torch.autograd.Function):
-    """W_O, then norm, convolution and the feed-forward layer, both added to the stream."""
+    """W_O, then norm and the feed-forward layer, both added to the stream."""
 
     @staticmethod
     def forward(  # noqa: PLR0917 (autograd passes them so)
-        ctx: Any, x: Tensor, mixed: Tensor, output: Tensor, gain: Tensor, span: Tensor | None,
-        up: Tensor, down: Tensor, eps: float,
+        ctx: Any, x: Tensor, mixed: Tensor, output: Tensor, gain: Tensor, up: Tensor,
+        down: Tensor, eps: float,
     ) -> Tensor:  # fmt: skip
         ctx.heads = mixed.shape
         mixed = mixed.flatten(2)  # (B, T, H C)
         stream = _add_times(x, mixed, output)
         n, length = unit_rows(stream, eps)
-        taps = join_taps(gain, span)
-        seen = convolve(n, taps)
+        scaled = gain * math.sqrt(len(gain))
+        seen = n * scaled
         hidden = _times(seen, up).relu_()
         squared = hidden * hidden
-        ctx.save_for_backward(
-            mixed, output, n, length, taps, gain, span, seen, up, hidden, squared, down
-        )
+        ctx.save_for_backward(mixed, output, n, length, scaled, seen, up, hidden, squared, down)
         return _add_times(stream, squared, down)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_stream: Tensor) -> Any:
-        mixed, output, n, length, taps, gain, span, seen, up, hidden, squared, down = (
-            ctx.saved_tensors
-        )
+        mixed, output, n, length, scaled, seen, up, hidden, squared, down = ctx.saved_tensors
         d_down = _rows(d_stream).t() @ _rows(squared)
         d_hidden = _times(d_stream, 2 * down.t()).mul_(hidden)
         d_up, d_seen = _product_backward(d_hidden, seen, up)
-        d_n, d_taps = convolve_backward(d_seen, n, taps)
-        d_gain, d_span = split_taps(d_taps, gain, span)
-        d_x = add_unit_rows_backward(d_stream, d_n, n, length)
+        d_gain = (d_seen * n).sum((0, 1)).mul_(math.sqrt(len(scaled)))
+        d_x = add_unit_rows_backward(d_stream, d_seen.mul_(scaled), n, length)
         d_output, d_mixed = _product_backward(d_x, mixed, output)
-        return d_x, d_mixed.view(ctx.heads), d_output, d_gain, d_span, d_up, d_down, None
+        return d_x, d_mixed.view(ctx.heads), d_output, d_gain, d_up, d_down, None
 
 
 def unit_rows(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
