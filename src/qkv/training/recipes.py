@@ -45,7 +45,7 @@ MOST_EPOCHS = 10
 
 RUNG = {"context": 64, "width": 64, "heads": 8}
 ADAMW = {"learning_rate": 0.01}
-MUON = {"optimizer": "muon", "learning_rate": 0.003}
+MUON = {"optimizer": "muon", "learning_rate": 0.01}
 
 LADDER = [
     Preset("uniform", "uniform guess", "every token alike: ln V", "uniform", {"context": 64}),
@@ -78,7 +78,7 @@ PRESETS = [
     Preset("small", "small Transformer", "2.7 M parameters, context 256: minutes",
            "transformer",
            {"context": 256, "layers": 6, "width": 192, "heads": 3, "convolution": 3},
-           {**MUON, "weight_decay": 0.1, "batch": 8, "shortest": 64, "tokens": 2_000_000,
+           {**MUON, "learning_rate": 0.008, "batch": 8, "shortest": 64, "tokens": 2_200_000,
             "evaluate_every": 500, "sample_every": 500, "save_every": 500}),
     Preset("gpt2", "GPT-2 small's shape", "124 M parameters with a vocabulary of 50,257: for a GPU",
            "transformer",
