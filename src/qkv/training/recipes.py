@@ -74,7 +74,7 @@ PRESETS = [
            "transformer",
            {"context": 64, "layers": 2, "width": 64, "heads": 2, "convolution": 3},
            {**MUON, "learning_rate": 0.03, "muon_learning_rate": 0.03, "iterations": 3,
-            "batch": 24, "tokens": 340_000}),
+            "batch": 24, "tokens": 410_000}),
     Preset("small", "small Transformer", "2.7 M parameters, context 256: minutes",
            "transformer",
            {"context": 256, "layers": 6, "width": 192, "heads": 3, "convolution": 3},
