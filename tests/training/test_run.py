@@ -339,3 +339,11 @@ def test_resumed_without_a_compiler_a_compiled_run_says_so(
     monkeypatch.setattr("qkv.training.precision.compiler_found", lambda: False)
     with pytest.raises(ConfigError, match=r"compile=on, but nothing .* can compile with"):
         list(drive(run, data))
+
+
+def test_windows_that_do_not_double_are_refused_before_anything_is_written(
+    begin: Callable[..., RunDirectory], tiny: Tiny, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="windows of 5 tokens at first"):
+        begin("run", tiny(context=12), shortest=5)
+    assert not (tmp_path / "run").exists()

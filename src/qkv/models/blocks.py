@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TypeAlias
 
 import torch
@@ -232,12 +231,10 @@ class Block(nn.Module):
     ) -> Float[Tensor, "B T D"]:
         seen = self.attention_norm(x)
         if self.convolution is not None:
-            convolve = (
-                self.convolution
-                if cache is None
-                else partial(cache.convolve, layer, self.convolution)
-            )
-            seen = convolve(seen)
+            if cache is None:
+                seen = self.convolution(seen)
+            else:
+                seen = cache.convolve(layer, self.convolution, seen)
         x = x + self.drop(self.attention(seen, angles, cache, layer))
         return x + self.drop(self.feed_forward(self.feed_forward_norm(x)))
 

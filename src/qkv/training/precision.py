@@ -129,18 +129,18 @@ def require_fast_steps(training: TrainingConfig, model: ModelConfig, device: str
     qkv.errors.ConfigError: got precision=int8 for heads; expected a transformer on the CPU; leave \
 precision at auto
     """
-    for setting, asked in (
-        ("precision=int8", training.precision == "int8"),
-        ("compile=on", training.compile == "on"),
-    ):
-        name, _, _ = setting.partition("=")
-        if asked and not isinstance(model, TransformerConfig):
-            got = f"{setting} for {model.kind}"
-        elif asked and torch.device(device).type != "cpu":
-            got = f"{setting} on {device}"
+    for name, fast in (("precision", "int8"), ("compile", "on")):
+        if getattr(training, name) != fast:
+            continue
+        if not isinstance(model, TransformerConfig):
+            place = f"for {model.kind}"
+        elif torch.device(device).type != "cpu":
+            place = f"on {device}"
         else:
             continue
-        raise ConfigError(got, "a transformer on the CPU", f"leave {name} at auto")
+        raise ConfigError(
+            f"{name}={fast} {place}", "a transformer on the CPU", f"leave {name} at auto"
+        )
     if training.compile == "on" and not compiler_found():
         raise ConfigError(
             "compile=on, but nothing that torch can compile with",

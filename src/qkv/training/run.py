@@ -30,6 +30,7 @@ from qkv.training.loop import StepReport, TrainingState, train
 from qkv.training.precision import require_fast_steps, settle
 from qkv.training.probes import Probed, Prober, require_passage
 from qkv.training.rundir import RunDirectory
+from qkv.training.schedules import windows_at
 
 __all__ = [
     "Data",
@@ -91,12 +92,13 @@ def start(  # noqa: PLR0917 (two of them have defaults)
     Raises:
         CheckpointError: a run is there already.
         TextError: text shorter than the context, or a probe with unknown characters.
-        ConfigError: a probe longer than the context, or that nothing would read.
+        ConfigError: a probe too long, or that nothing would read; windows that do not double.
     """
     data.require(model.context)
     if probe is not None:
         require_passage(probe, data.tokenizer, model, training)
     require_memory(model)
+    windows_at(0, training.steps(model.context), training, model.context)
     training = settle(training, model, device)
     described = {
         **data.describe(),

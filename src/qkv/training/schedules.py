@@ -33,8 +33,8 @@ def windows_at(step: int, steps: int, config: TrainingConfig, context: int) -> W
     [(16, 64), (16, 64), (8, 128), (4, 256), (4, 256)]
     """
     first, tokens = 0, min(config.shortest or context, context)
-    doublings = context / tokens
-    if doublings not in {2**n for n in range(context.bit_length())}:
+    times, rest = divmod(context, tokens)
+    if rest or times.bit_count() != 1:  # no power of two
         raise ConfigError(
             f"windows of {tokens} tokens at first for a context of {context}",
             "the context halved so many times, or 0 for none",

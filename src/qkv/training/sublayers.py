@@ -1,8 +1,8 @@
 """Both halves of a block with their backward by hand: what training runs where nothing is compiled.
 
 Small models are not slowed by their products but by all that stands between them: each operation
-costs microseconds to ask for, and reads and writes all activations. By hand a block takes a third
-of the operations that autograd's takes, because
+costs microseconds to ask for, and reads and writes all activations. By hand a block takes fewer
+operations than autograd's, because
 
 * the gain of a norm and the weights of the convolution after it are one table, `taps`;
 * the gain of QK-norm and the rotation are one table of cosines and sines;
