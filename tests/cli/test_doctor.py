@@ -18,7 +18,7 @@ app.command()(doctor_command)
 
 NAMES = [
     *("qkv", "torch", "numpy", "safetensors", "tokenizers", "processor", "compiler"),
-    *("precision", "threads", "devices", "memory", "disk", "cache", "data"),
+    *("kernels", "precision", "threads", "devices", "memory", "disk", "cache", "data"),
 ]
 
 

@@ -87,6 +87,7 @@ def examine() -> Iterator[Check]:
     looks: list[tuple[str, Callable[[], Check]]] = [
         ("processor", _processor),
         ("compiler", _compiler),
+        ("kernels", _kernels),
         ("precision", _precision),
         ("threads", _threads),
         ("devices", _devices),
@@ -163,6 +164,17 @@ def _compiler() -> Check:
         said = "none that torch can use: training isn't compiled"
         return Check("compiler", "off", said, "install g++ and Python's header files", data)
     return Check("compiler", "good", "torch can use it: long runs are compiled", data=data)
+
+
+def _kernels() -> Check:
+    from qkv.native import load_kernels, missing
+
+    kernels = load_kernels()
+    if kernels is None:
+        said = f"none, {missing()}: generation takes about twice as long"
+        return Check("kernels", "off", said, "see CONTRIBUTING.md", {"target": None})
+    said = f"compiled, those for {kernels.target} run here: text is generated with them"
+    return Check("kernels", "good", said, data={"target": kernels.target})
 
 
 def _precision() -> Check:

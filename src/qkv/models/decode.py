@@ -1,8 +1,10 @@
 """One token at a time, with the same weights in fewer and faster operations.
 
 Generating for one prompt, a step takes as long as it takes to read the weights, which is half a
-millisecond for 10 M of them, and to ask for 140 operations of 1 to 5 µs. A :class:`Decoder` does
-what `Transformer.forward` does for a single position, and is tested to equal it, with
+millisecond for 10 M of them, and to ask for 140 operations of 1 to 5 µs. For one text in int8 a
+kernel in C++ does it all in one call, where there is one (`qkv.models.native_decode`). Otherwise a
+:class:`Decoder` does what `Transformer.forward` does for a single position, and is tested to equal
+it, with
 
 * all that is the same for each token prepared once: rotary tables, constants, buffers, and views
   of the buffers, since a view costs as much as a sum;
@@ -22,7 +24,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from qkv.models.native_decode import prepare_step
 from qkv.models.products import Precision, exact_product, prepare_product, resolve_precision
+from qkv.native import load_kernels
 
 if TYPE_CHECKING:
     from qkv.models.blocks import Attention, Block, FeedForward, Norm
@@ -51,7 +55,7 @@ class Decoder:
     def __init__(self, model: Transformer, batch: int, precision: Precision = "fp32") -> None:
         config, new = model.config, model.tokens.new_empty
         self.model, self.batch = model, batch
-        self.precision = resolve_precision(precision, model.tokens)
+        self.precision = resolve_precision(precision, model.tokens, batch)
         self.at = 0
         D, G, C, T = config.width, config.kv_heads_, config.head_width_, config.context
         # Layers first, then keys and values.
@@ -63,18 +67,13 @@ class Decoder:
         self.positions = model.angles if config.positions == "sinusoidal" else model.positions
         self.place = Place(self, 0)
         self.stream = new(*self._rows(D))  # to which every sublayer adds
-        self.sublayers: list[Step] = []
-        for layer, block in enumerate(cast("list[Block]", list(model.blocks))):
-            attend = self._prepare_attention(block.attention, layer)
-            if block.convolution is not None:
-                attend = after(self._prepare_convolution(block.convolution, layer), attend)
-            think = self._prepare_feed_forward(block.feed_forward)
-            self.sublayers += [
-                after(prepare_norm(block.attention_norm), attend),
-                after(prepare_norm(block.feed_forward_norm), think),
-            ]
         weight = model.tokens if model.unembed is None else model.unembed.weight
         self.unembed = after(prepare_norm(model.norm), exact_product(weight, None, batch))
+        kernels = load_kernels() if self.precision == "int8" and batch == 1 else None
+        if kernels is not None:
+            self.take_in = prepare_step(self, kernels)
+        else:
+            self.take_in = self._prepare_step()
 
     def read(self, prompt: Int[Tensor, "B T"]) -> Float[Tensor, "B V"]:
         """Forget what was seen and take in a prompt; return the logits of the next token."""
@@ -91,21 +90,40 @@ class Decoder:
 
     def step(self, tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
         """Take in one token of each sequence; return the logits of the next."""
-        model, at, x = self.model, self.at, self.stream
-        torch.index_select(model.tokens, 0, tokens, out=x.view(self.batch, -1))
-        if self.positions is not None:
-            x += self.positions[at]
-        self.place = Place(self, at)
-        for sublayer in self.sublayers:
-            sublayer(x)
-        self.at = at + 1
-        logits = self.unembed(x).view(self.batch, -1)
-        cap = model.config.logit_softcap
+        logits = self.take_in(tokens, self.at).view(self.batch, -1)
+        self.at += 1
+        cap = self.model.config.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
     def _rows(self, width: int) -> tuple[int, ...]:
         """Return the shape of one vector for each sequence."""
         return (width,) if self.batch == 1 else (self.batch, width)
+
+    def _prepare_step(self) -> Callable[[Tensor, int], Tensor]:
+        """Return what takes in each sequence's token, (B,), at a position and gives logits."""
+        model, x, positions = self.model, self.stream, self.positions
+        rows = x.view(self.batch, -1)
+        sublayers: list[Step] = []
+        for layer, block in enumerate(cast("list[Block]", list(self.model.blocks))):
+            attend = self._prepare_attention(block.attention, layer)
+            if block.convolution is not None:
+                attend = after(self._prepare_convolution(block.convolution, layer), attend)
+            think = self._prepare_feed_forward(block.feed_forward)
+            sublayers += [
+                after(prepare_norm(block.attention_norm), attend),
+                after(prepare_norm(block.feed_forward_norm), think),
+            ]
+
+        def step(tokens: Tensor, at: int) -> Tensor:
+            torch.index_select(model.tokens, 0, tokens, out=rows)
+            if positions is not None:
+                x.add_(positions[at])
+            self.place = Place(self, at)
+            for sublayer in sublayers:
+                sublayer(x)
+            return self.unembed(x)
+
+        return step
 
     def _prepare_attention(self, attention: Attention, layer: int) -> Step:
         H, G, C = attention.heads, attention.groups, attention.head_width

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from qkv.errors import ConfigError
+from qkv.native import load_kernels
 
 __all__ = ["Precision", "exact_product", "prepare_product", "resolve_precision"]
 
@@ -33,11 +34,12 @@ NARROW_ROWS = 8
 """Beyond so many vectors fp32 is as fast: here each of them is a pass of its own."""
 
 
-def resolve_precision(precision: Precision, weight: Tensor) -> Precision:
+def resolve_precision(precision: Precision, weight: Tensor, batch: int = 1) -> Precision:
     """Return the type that weights are read in: what is asked for, or for ``auto`` the fastest.
 
-    ``auto`` is int8 on processors with AVX-512, where it was measured to be fastest, and otherwise
-    fp32. It depends on the processor, not on timings, so that texts can be repeated.
+    ``auto`` is int8 where that was measured to be fastest: with AVX-512, and for a single text
+    wherever there are kernels in C++ (`qkv.native`); otherwise it is fp32. It depends on the
+    machine, not on timings, so that texts can be repeated.
 
     Raises:
         ConfigError: an unknown precision, or a narrow one for a model that is not fp32 on a CPU.
@@ -47,9 +49,10 @@ def resolve_precision(precision: Precision, weight: Tensor) -> Precision:
         raise ConfigError(f"precision {precision!r}", f"one of {names}", "try auto")
     narrowable = weight.device.type == "cpu" and weight.dtype is torch.float32
     if precision == "auto":
-        fast = torch.backends.cpu.get_cpu_capability() == "AVX512"
-        engines = torch.backends.quantized.supported_engines
-        return "int8" if narrowable and fast and "fbgemm" in engines else "fp32"
+        wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+        fast = wide and "fbgemm" in torch.backends.quantized.supported_engines
+        fast = fast or (batch == 1 and load_kernels() is not None)
+        return "int8" if narrowable and fast else "fp32"
     if precision != "fp32" and not narrowable:
         raise ConfigError(
             f"{precision} weights of a model in {weight.dtype} on {weight.device.type}",
