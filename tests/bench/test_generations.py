@@ -29,6 +29,7 @@ def test_every_figure_is_there(
     if "fbgemm" not in torch.backends.quantized.supported_engines:
         pytest.skip("no int8 weights in this build of torch")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setenv("QKV_NATIVE", "off")
     told = json.loads(json.dumps(beside_nanogpt(checkout, 2, shape=SHAPE).to_json()))
     assert told["rounds"] == 2
     assert (told["shape"]["T"], told["shape"]["tokens"]) == (13, 13)
