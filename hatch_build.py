@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import runpy
 import sysconfig
 from pathlib import Path
@@ -20,7 +21,8 @@ class KernelBuildHook(BuildHookInterface[Any]):
             library = runpy.run_path(str(native / "build.py"))["build"]()
         except (RuntimeError, OSError) as error:
             self.app.display_warning(f"qkv is installed without its compiled kernels: {error}")
-            (native / "kernels.so").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # an old one is not loaded: it says what made it
+                (native / "kernels.so").unlink()
             return
         system = sysconfig.get_platform().replace("-", "_").replace(".", "_")
         build_data["pure_python"] = False

@@ -70,7 +70,7 @@ def test_a_library_of_another_source_is_not_used(
     assert "another version" in missing()
 
 
-@pytest.mark.parametrize("compiler", ["false", "/no/such/compiler --flag"])
+@pytest.mark.parametrize("compiler", ["false", "true", "/no/such/compiler --flag", 'c++ "'])
 def test_a_compiler_that_fails_leaves_nothing(
     compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

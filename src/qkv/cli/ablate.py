@@ -100,9 +100,9 @@ def ablate_command(  # noqa: PLR0917 (options have names)
 
     [bold]Examples[/]
 
-      qkv ablate L2H3
+      qkv ablate L3H1
 
-      qkv ablate runs/six L2H3 --text "ROMEO: But soft, what light"
+      qkv ablate runs/six L3H1 --text "ROMEO: But soft, what light"
 
       qkv ablate runs/six --all
 

@@ -49,7 +49,7 @@ Run = Annotated[
 Text = Annotated[
     str | None,
     typer.Option(
-        "--text", "-t", help="The text to read.", show_default="the run's own validation text"
+        "--text", "-t", help="The text to read.", show_default="a passage of its own"
     ),
 ]
 TokenizerFile = Annotated[

@@ -172,6 +172,8 @@ def _print_next(console: Console, folder: Path, shown: RungResult) -> None:
         "qkv steps --help": "one step of attention by hand",
         "qkv demo --data notes.txt": "the same ladder on your own text",
     }
+    if _has_attention(shown):
+        told = {f"qkv inspect {run}": "where each of its heads looks", **told}
     widest = max(map(len, told))
     for command, why in told.items():
         console.print(Text(f"  {command:<{widest}}").append(f"  {why}", style="dim"))

@@ -42,7 +42,7 @@ def watch_run(run: RunDirectory, data: Data, device: str, as_json: bool) -> None
     console, place = err(), short_path(run.path)
     console.print(
         f"{described['source']}: {count(described['train_tokens'])} tokens to train on, "
-        f"{count(described['validation_tokens'])} to test; seed {training.seed}, "
+        f"{count(described['validation_tokens'])} for validation; seed {training.seed}, "
         f"{training.precision}; writing {place}",
         markup=False,
     )

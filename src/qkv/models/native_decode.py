@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from qkv.errors import ShapeError
 from qkv.native import Kernels, layout
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def round_rows(
     >>> rows.tolist(), steps.tolist()
     ([[127, -2], [0, 0]], [2.0, 1.0])
     """
-    weight = weight.detach()
+    weight = weight.detach().float()
     steps = weight.abs().amax(1) / 127
     steps = torch.where(steps > 0, steps, 1.0)
     return (weight / steps[:, None]).round_().to(torch.int8), steps
@@ -45,6 +46,11 @@ def round_rows(
 def prepare_step(decoder: Decoder, kernels: Kernels) -> Callable[[Tensor, int], Tensor]:
     """Return what takes in a token, (1,), and gives logits, (V,): (token, at) -> logits."""
     return _Step(decoder, kernels).run
+
+
+def room(count: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return room for some numbers, whatever type and device tensors have by default."""
+    return torch.empty(count, dtype=dtype, device="cpu")
 
 
 class _Step:
@@ -62,7 +68,8 @@ class _Step:
         between = 2 * D + (2 * H + 2 * G) * C + 2 * config.hidden_ + T
         weight = model.tokens if model.unembed is None else model.unembed.weight
         cosine, sine = decoder.rotation or (None, None)
-        self.stream, self.logits = torch.empty(D), torch.empty(V)
+        self.stream, self.logits = room(D), room(V)
+        self.context, self.vocab = T, V
         self.small = V * D <= SMALL_HEAD
         self.model = layout.Model(
             blocks=(layout.Block * len(made))(*made),
@@ -77,7 +84,7 @@ class _Step:
             width=D,
             hidden=config.hidden_,
             context=T,
-            window=config.window or T,
+            window=min(config.window or T, T),
             taps=config.convolution,
             heads=H,
             groups=G,
@@ -86,15 +93,26 @@ class _Step:
             gain_eps=attention.norm_eps,
             scale=1 / math.sqrt(C) if attention.scale is None else attention.scale,
             softcap=attention.softcap or 0.0,
-            scratch=self._address(torch.empty(between)),
-            digits=self._address(torch.empty(max(D, H * C, config.hidden_), dtype=torch.int16)),
+            scratch=self._address(room(between)),
+            digits=self._address(room(max(D, H * C, config.hidden_), torch.int16)),
         )
         self.arguments = byref(self.model)
         self.ends = self.stream.data_ptr(), self.logits.data_ptr()
 
     def run(self, token: Int[Tensor, " 1"], at: int) -> Float[Tensor, " V"]:
-        """Take in a token that stands at a position; return the logits of the next."""
-        self.decode(self.arguments, int(token), at, *self.ends)
+        """Take in a token that stands at a position; return the logits of the next.
+
+        Raises:
+            ShapeError: a token or a position that there isn't: the kernel would read beyond.
+        """
+        number = int(token)
+        if not (0 <= number < self.vocab and 0 <= at < self.context):
+            raise ShapeError(
+                f"token {number} at position {at}",
+                f"one of {self.vocab} tokens, before position {self.context}",
+                "read a new prompt where the context is full",
+            )
+        self.decode(self.arguments, number, at, *self.ends)
         return self.logits.clone() if self.small else self.unembed(self.stream)
 
     def _block(self, decoder: Decoder, block: Block, layer: int) -> layout.Block:
@@ -105,7 +123,6 @@ class _Step:
             taps = block.convolution.weight[:, 0].flip(-1).t()  # the latest at the end
         if attention.bias is not None:  # of the last T keys, for the query that is the last of them
             penalties = torch.as_tensor(attention.bias.dense(1, decoder.model.config.context))
-            penalties = penalties.float()
         return layout.Block(
             attention_norm=self._norm(block.attention_norm),
             feed_forward_norm=self._norm(block.feed_forward_norm),
@@ -139,9 +156,11 @@ class _Step:
         )
 
     def _address(self, tensor: Tensor | None) -> int | None:
-        """Return where a tensor's numbers lie, and keep them there."""
+        """Return where a tensor's numbers lie, and keep them there; fractions as fp32."""
         if tensor is None:
             return None
         tensor = tensor.detach().contiguous()
+        if tensor.is_floating_point():
+            tensor = tensor.to("cpu", torch.float32)
         self.kept.append(tensor)
         return tensor.data_ptr()

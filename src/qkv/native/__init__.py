@@ -41,6 +41,10 @@ def load_kernels() -> Kernels | None:
         ConfigError: ``QKV_NATIVE`` names what doesn't exist or this processor can't run.
     """
     asked = os.environ.get(VARIABLE, "")
+    if asked and asked not in ("off", *TARGETS):
+        raise ConfigError(
+            f"{VARIABLE}={asked}", f"one of off, {', '.join(TARGETS)}", f"unset {VARIABLE}"
+        )
     if asked == "off":
         return None
     found = _open()
@@ -79,8 +83,9 @@ def _open() -> tuple[ctypes.CDLL, str] | str:
         library = ctypes.CDLL(str(path))
         library.qkv_source.restype = library.qkv_target.restype = ctypes.c_char_p
         made_from, best = library.qkv_source().decode(), library.qkv_target().decode()
+        source = source_hash()
     except (OSError, AttributeError) as error:
         return f"{path} can't be loaded: {error}"
-    if made_from != source_hash():
+    if made_from != source:
         return "compiled from another version of the source: install qkv again"
     return library, best

@@ -14,6 +14,7 @@ import os
 import platform
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SOURCES = ("decode.cpp", "target.cpp")
 LIBRARY = "kernels.so"
+LONGEST_SECONDS = 60
 
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd")
 TARGETS = {"portable": ()} | (
@@ -44,9 +46,16 @@ def source_hash() -> str:
 
 
 def find_compiler() -> list[str] | None:
-    """Return the C++ compiler's command: ``$CXX``, or the first of the usual ones."""
-    if os.environ.get("CXX"):
-        return shlex.split(os.environ["CXX"])
+    """Return the C++ compiler's command: ``$CXX``, or the first of the usual ones.
+
+    Raises:
+        RuntimeError: a ``$CXX`` that is no command.
+    """
+    if os.environ.get("CXX", "").strip():
+        try:
+            return shlex.split(os.environ["CXX"])
+        except ValueError as error:
+            raise RuntimeError(f"CXX={os.environ['CXX']}: {error}") from error
     found = (shutil.which(name) for name in ("c++", "g++", "clang++"))
     return next(([path] for path in found if path), None)
 
@@ -71,18 +80,39 @@ def build(folder: Path = HERE) -> Path:
         run([*compiler, *FLAGS, "-shared", *rest, "-o", str(linked), "-lm"])
         # Into place in one step: another process may be about to load it.
         beside = folder / f".{LIBRARY}.{os.getpid()}"
-        shutil.copy(linked, beside)
-        return beside.replace(folder / LIBRARY)
+        try:
+            shutil.copy(linked, beside)
+            return beside.replace(folder / LIBRARY)
+        except OSError as error:
+            raise RuntimeError(f"{folder / LIBRARY} can't be written: {error}") from error
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 def run(command: list[str]) -> None:
     """Run a command; its errors become ours."""
     try:
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
-    except (OSError, subprocess.TimeoutExpired) as error:
+        # In a session of its own, so that what it started ends with it.
+        done = subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+    except OSError as error:
         raise RuntimeError(f"{command[0]} did not run: {error}") from error
+    try:
+        said, _ = done.communicate(timeout=LONGEST_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        os.killpg(done.pid, signal.SIGKILL)
+        done.communicate()
+        raise RuntimeError(f"{command[0]} took more than {LONGEST_SECONDS} s") from error
     if done.returncode:
-        raise RuntimeError(f"{command[0]} failed: {done.stderr.strip()[:2000]}")
+        raise RuntimeError(f"{command[0]} failed: {said.strip()[:2000]}")
+    if not Path(command[command.index("-o") + 1]).is_file():
+        raise RuntimeError(f"{command[0]} wrote nothing")
 
 
 if __name__ == "__main__":

@@ -83,11 +83,17 @@ inline float exponential(float x) {
   series = 1.0f + r * (1.0f / 3) * series;
   series = 1.0f + r * (1.0f / 2) * series;
   series = 1.0f + r * series;
-  const union { int32_t bits; float power; } two = {((int32_t)n + 127) << 23};
+  const union { uint32_t bits; float power; } two = {((uint32_t)(int32_t)n + 127) << 23};
   return series * two.power;
 }
 
-inline float hyperbolic_tangent(float x) { return 1.0f - 2.0f / (exponential(2 * x) + 1.0f); }
+// Where it is nearly x the first terms of its series: a difference from 1 would leave no digits.
+inline float hyperbolic_tangent(float x) {
+  const float square = x * x;
+  const float small = x * (1.0f + square * (-1.0f / 3 + square * (2.0f / 15)));
+  const float large = 1.0f - 2.0f / (exponential(2 * x) + 1.0f);
+  return square < 0.01f ? small : large;
+}
 
 // Abramowitz and Stegun, 7.1.26: within 1.5e-7.
 inline float error_function(float x) {
@@ -128,8 +134,11 @@ void normalise(const Norm& norm, const float* x, int64_t width, float* out) {
     for (int64_t i = 0; i < width; i++) out[i] += norm.bias[i];
 }
 
-// A vector as whole numbers and the step between them, so small that no sum of K products passes
-// 2^31. What isn't finite becomes `lost`, a NaN, else 0.
+// Of so many products of an int8 and an int16 the sum fits an int32.
+constexpr int64_t SUMMED = 512;
+
+// A vector as whole numbers and the step between them. What isn't finite becomes `lost`, a NaN, else
+// 0. What is less than any number that matters is 0, so that no quotient is beyond an int16.
 struct Digits { const int16_t* digits; float step, lost; };
 
 Digits round_to_digits(const Model& m, const float* x, int64_t count) {
@@ -140,16 +149,15 @@ Digits round_to_digits(const Model& m, const float* x, int64_t count) {
     largest = size > largest ? size : largest;
     lost += x[i] * 0.0f;
   }
-  const int64_t room = INT32_MAX / (127 * count), limit = room < INT16_MAX ? room : INT16_MAX;
-  const float step = lost == 0 && largest > 0 ? largest / limit : 1.0f;
+  const float step = lost == 0 && largest > 1e-30f ? largest / INT16_MAX : 1.0f;
   if (lost == 0)
     for (int64_t i = 0; i < count; i++) m.digits[i] = (int16_t)rounded(x[i] / step);
   return {m.digits, step, lost};
 }
 
 // Four rows at a time, so that each digit is read once for four products.
-void add_rows(const int8_t* rows, const int16_t* digits, int64_t count, int32_t sums[4]) {
-  const int8_t *first = rows, *second = rows + count, *third = second + count, *fourth = third + count;
+void add_rows(const int8_t* rows, int64_t next, const int16_t* digits, int64_t count, int64_t* sums) {
+  const int8_t *first = rows, *second = rows + next, *third = second + next, *fourth = third + next;
   int32_t a = 0, b = 0, c = 0, d = 0;
   for (int64_t k = 0; k < count; k++) {
     const int16_t digit = digits[k];
@@ -158,17 +166,20 @@ void add_rows(const int8_t* rows, const int16_t* digits, int64_t count, int32_t 
     c += (int16_t)third[k] * digit;
     d += (int16_t)fourth[k] * digit;
   }
-  sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
+  sums[0] += a, sums[1] += b, sums[2] += c, sums[3] += d;
 }
 
 // out = W x + bias, or out += W x + bias.
 void multiply(const Product& w, const Digits& x, float* out, bool add) {
   for (int64_t row = 0; row < w.rows; row += 4) {
-    int32_t sums[4] = {};
+    int64_t sums[4] = {};
     const int64_t rows = w.rows - row < 4 ? w.rows - row : 4;
     const int8_t* weight = w.weight + row * w.columns;
     if (rows == 4) {
-      add_rows(weight, x.digits, w.columns, sums);
+      for (int64_t k = 0; k < w.columns; k += SUMMED) {
+        const int64_t count = w.columns - k < SUMMED ? w.columns - k : SUMMED;
+        add_rows(weight + k, w.columns, x.digits + k, count, sums);
+      }
     } else {
       for (int64_t i = 0; i < rows; i++)
         for (int64_t k = 0; k < w.columns; k++)
