@@ -26,7 +26,7 @@ def commands() -> list[str]:
 
 
 def test_the_two_lines_come_first() -> None:
-    assert blocks("")[0] == "pip install . && qkv demo\npip install '.[dev]' && pytest\n"
+    assert blocks("")[0] == "pip install . && qkv lab\npip install '.[dev]' && pytest\n"
 
 
 def test_the_table_lists_every_command() -> None:

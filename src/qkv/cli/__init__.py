@@ -16,6 +16,7 @@ from qkv.cli.bench import bench_command
 from qkv.cli.console import INTERRUPTED, err, out
 from qkv.cli.doctor import doctor_command
 from qkv.cli.inspect import inspect_command
+from qkv.cli.lab import lab_command
 from qkv.cli.ladder import demo_command, ladder_command
 from qkv.cli.model import eval_command, prove_command, sample_command
 from qkv.cli.steps import steps_command
@@ -36,6 +37,7 @@ START = "Start here"
 MODELS = "Train and use a model"
 TOOLS = "Look closer"
 
+app.command("lab", rich_help_panel=START)(lab_command)
 app.command("demo", rich_help_panel=START)(demo_command)
 app.command("ladder", rich_help_panel=START)(ladder_command)
 app.command("steps", rich_help_panel=START)(steps_command)

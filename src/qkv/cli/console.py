@@ -34,12 +34,12 @@ INTERRUPTED = 130
 
 def out() -> Console:
     """Return the console for results, on standard output."""
-    return Console(highlight=False, soft_wrap=False)
+    return Console(highlight=False, soft_wrap=False, emoji=False)  # ":-1:" is a user's own
 
 
 def err() -> Console:
     """Return the console for progress and notices, on standard error."""
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, emoji=False)
 
 
 def notice(quiet: bool = False) -> Callable[[str], None]:

@@ -124,7 +124,7 @@ def inspect_command(  # noqa: PLR0917 (options have names)
 
       qkv inspect --text "ROMEO: Romeo, wherefore art thou Romeo?"
 
-      qkv inspect --step 92
+      qkv inspect --step 87
 
       qkv inspect runs/six --text "ROMEO: But soft, what light"
 

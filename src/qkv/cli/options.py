@@ -48,9 +48,7 @@ Run = Annotated[
 ]
 Text = Annotated[
     str | None,
-    typer.Option(
-        "--text", "-t", help="The text to read.", show_default="a passage of its own"
-    ),
+    typer.Option("--text", "-t", help="The text to read.", show_default="a passage of its own"),
 ]
 TokenizerFile = Annotated[
     Path | None,

@@ -45,7 +45,7 @@ MOST_EPOCHS = 10
 
 RUNG = {"context": 64, "width": 64, "heads": 8}
 ADAMW = {"learning_rate": 0.01}
-MUON = {"optimizer": "muon", "learning_rate": 0.01}
+MUON = {"optimizer": "muon", "momentum": 0.9, "learning_rate": 0.01}
 
 LADDER = [
     Preset("uniform", "uniform guess", "every token alike: ln V", "uniform", {"context": 64}),
@@ -73,12 +73,12 @@ PRESETS = [
     Preset("tiny", "tiny Transformer", "0.1 M parameters, context 64: seconds",
            "transformer",
            {"context": 64, "layers": 2, "width": 64, "heads": 2, "convolution": 3},
-           {**MUON, "learning_rate": 0.03, "muon_learning_rate": 0.03, "iterations": 3,
-            "batch": 24, "tokens": 410_000}),
+           {**MUON, "learning_rate": 0.03, "muon_learning_rate": 0.04, "iterations": 3,
+            "batch": 24, "tokens": 350_000}),
     Preset("small", "small Transformer", "2.7 M parameters, context 256: minutes",
            "transformer",
            {"context": 256, "layers": 6, "width": 192, "heads": 3, "convolution": 3},
-           {**MUON, "learning_rate": 0.008, "batch": 8, "shortest": 64, "tokens": 2_200_000,
+           {**MUON, "learning_rate": 0.008, "batch": 8, "shortest": 64, "tokens": 2_000_000,
             "evaluate_every": 500, "sample_every": 500, "save_every": 500}),
     Preset("gpt2", "GPT-2 small's shape", "124 M parameters with a vocabulary of 50,257: for a GPU",
            "transformer",

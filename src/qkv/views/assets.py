@@ -96,7 +96,7 @@ def color_styles() -> str:
 
     def listed(theme: str) -> str:
         palette = LIGHT if theme == "light" else DARK
-        colors = {n: c for n, c in asdict(palette).items() if n != "ramp"}
+        colors = {n: c for n, c in asdict(palette).items() if n not in ("ramp", "fall")}
         return "".join(f"--qkv-{name}: {color}; " for name, color in colors.items())
 
     line = "--qkv-line: color-mix(in srgb, var(--qkv-ink) 13%, var(--qkv-paper));"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from qkv.errors import ConfigError, QkvError
 from qkv.views.atlas import grid_of
-from qkv.views.payload import Column, Layer, Payload, of_maps
+from qkv.views.payload import Column, Layer, Payload, of_maps, told_column
 
 if TYPE_CHECKING:
     from qkv.lens import AttentionMap, Trace
@@ -97,6 +97,20 @@ class Gathered:
             begin=self.telling,
             progress=progress,
         )
+
+    def scores(self) -> dict[str, Any]:
+        """What a header says of scores: its table, what each head is called, where to begin.
+
+        For heads that are too many for a payload, and were scored later.
+        """
+        table = self.scored().table if self.table is None else self.table
+        assert table is not None
+        names = list(self.maps)
+        return {
+            "table": [told_column(column, names) for column in _columns(table)],
+            "kinds": [_kind(table[name].role) for name in names],
+            "begin": self.telling or telling_head(table),
+        }
 
     def wire(self) -> tuple[dict[str, Any], bytes]:
         """A header and a body for a view with Python behind it.

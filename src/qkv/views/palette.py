@@ -15,8 +15,8 @@ LOWEST = 0.001
 class Palette:
     """Colours as "#RRGGBB", on paper or on dark.
 
-    `ramp` goes from weight 0 to weight 1 in steps of equal lightness (CIE L*). q, k and v have hues
-    that nothing else has.
+    `ramp` goes from weight 0 to weight 1 in steps of equal lightness (CIE L*), and `fall`, for what
+    became less, from 0 to -1 in the same steps. q, k and v have hues that nothing else has.
 
     >>> DARK.q, LIGHT.q
     ('#56B4E9', '#0067A5')
@@ -30,6 +30,7 @@ class Palette:
     soft: str
     hatch: str
     ramp: tuple[str, ...]
+    fall: tuple[str, ...]
 
     def shade(self, at: float) -> str:
         """The ramp's colour at a place from 0 to 1.
@@ -93,6 +94,17 @@ DARK = Palette(
         "#E7C4EE",
         "#FAE8FC",
     ),
+    fall=(
+        "#15171C",
+        "#2E2F0E",
+        "#46480E",
+        "#5F621E",
+        "#7C7D39",
+        "#999953",
+        "#B6B56D",
+        "#D4D2A1",
+        "#F1EFD7",
+    ),
 )
 LIGHT = Palette(
     q="#0067A5",
@@ -112,5 +124,16 @@ LIGHT = Palette(
         "#69337C",
         "#471F57",
         "#261030",
+    ),
+    fall=(
+        "#FBFAF7",
+        "#DDDBC6",
+        "#C0BE94",
+        "#A2A164",
+        "#83843F",
+        "#666824",
+        "#4A4D08",
+        "#313300",
+        "#1C1A00",
     ),
 )

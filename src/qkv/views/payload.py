@@ -22,7 +22,7 @@ from qkv.views.stored import BOUNDS, TOP, Seen, StoredHead
 if TYPE_CHECKING:
     from qkv.lens import AttentionMap
 
-__all__ = ["Column", "Layer", "Payload", "of_maps"]
+__all__ = ["Column", "Layer", "Payload", "of_maps", "told_column"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
@@ -177,7 +177,7 @@ def of_maps(
         "top": TOP,
         "texts": writer.texts,
         "layers": described,
-        "table": [_column(column, flat) for column in columns],
+        "table": [told_column(column, flat) for column in columns],
         "holes": writer.holes,
         "chunks": writer.chunks,
     }
@@ -321,7 +321,9 @@ def _check(layers: Sequence[Layer]) -> None:
         )
 
 
-def _column(column: Column, heads: Sequence[str]) -> dict[str, Any]:
+def told_column(column: Column, heads: Sequence[str]) -> dict[str, Any]:
+    """A column as a header has it, its values in the order of the heads."""
+
     def listed(values: Any) -> Any:
         if not isinstance(values, Mapping):
             return _number(values)

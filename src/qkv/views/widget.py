@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from qkv.errors import ConfigError, QkvError
+from qkv.views.reasons import arithmetic_of
 from qkv.views.stored import levels_of
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ __all__ = ["Answers", "create_widget", "has_widgets"]
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Reply: TypeAlias = "tuple[dict[str, Any], list[bytes]]"
 
-TERMS = 7
 TOP = 8
 LARGEST_TILE = 1024
 THUMBNAIL_SIDE = 48
@@ -131,7 +131,7 @@ class Answers:
             "weight": cell.weight,
             "count": int(seen.sum()),
             "top": [{"key": int(k), "weight": float(weights[k])} for k in top if weights[k] > 0],
-            "arithmetic": _arithmetic(cell) if cell.allowed else None,
+            "arithmetic": arithmetic_of(head, cell) if cell.allowed else None,
         }, []
 
     def _tracks(self, head: AttentionMap, _: dict[str, Any]) -> tuple[dict[str, Any], list[Array]]:
@@ -153,31 +153,6 @@ def _place(value: Any, size: int) -> int:
     if not 0 <= place < size:
         raise ValueError(f"token {place} of {size}")
     return place
-
-
-def _arithmetic(cell: Any) -> dict[str, Any]:
-    """How a weight comes about, as the view `why` shows it: the largest terms, then the steps."""
-    order = np.argsort(-np.abs(cell.terms), kind="stable")
-    largest, rest = order[:TERMS], order[TERMS:]
-    steps = [("q·k", cell.score), (f"× scale {cell.scale:.3g}", cell.scaled)]
-    if cell.softcap is not None:
-        steps.append((f"capped at {cell.softcap:g}", cell.capped))
-    if cell.bias is not None:
-        steps.append((f"+ bias {cell.bias:.2f}", cell.biased))
-    steps.append(("− the row's log-sum-exp", cell.lse))
-    return {
-        "terms": [
-            {
-                "channel": int(c),
-                "q": float(cell.q[c]),
-                "k": float(cell.k[c]),
-                "product": float(cell.terms[c]),
-            }
-            for c in largest
-        ],
-        "rest": {"count": len(rest), "sum": float(cell.terms[rest].sum())},
-        "steps": [{"name": name, "value": float(value)} for name, value in steps],
-    }
 
 
 def has_widgets() -> bool:

@@ -16,7 +16,7 @@ from rich.text import Text
 from qkv.attention import AffinitySteps, Steps
 from qkv.views.palette import DARK, LIGHT, Palette
 
-__all__ = ["Worked", "Worksheet", "digits", "tokens_named", "tuple_of"]
+__all__ = ["Worked", "Worksheet", "digits", "row_sentence", "tokens_named", "tuple_of"]
 
 # Up to this width the terms of q·k are written out.
 WIDTH_OF_TERMS = 4
@@ -95,6 +95,28 @@ def tokens_named(places: Sequence[int]) -> str:
     return f"tokens {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
 
 
+def row_sentence(token: int, pattern: Any, allowed: Any, mixed: Any) -> str:
+    """What a row says, in words, for a token counted from 1.
+
+    >>> row_sentence(2, np.array([0.5, 0.5, 0.0]), np.array([True, True, False]), np.array([3.0]))
+    'Token 2 gives .5 to each of tokens 1 and 2, and takes in 3.'
+    """
+    seen, taken = np.flatnonzero(allowed).tolist(), tuple_of(mixed)
+    asker = f"Token {token}"
+    if not seen:
+        return f"{asker} may look at nothing: its weights, and what it takes in, are 0."
+    if len(seen) == 1:
+        return f"{asker} can look at {tokens_named(seen)} only, and takes in its value, {taken}."
+    if np.allclose(pattern[seen], pattern[seen[0]]):
+        each = digits(float(pattern[seen[0]]))
+        return f"{asker} gives {each} to each of {tokens_named(seen)}, and takes in {taken}."
+    most = int(pattern.argmax())
+    return (
+        f"{asker} gives most, {digits(float(pattern[most]))}, to {tokens_named([most])}, "
+        f"and takes in {taken}."
+    )
+
+
 @dataclass(frozen=True)
 class _Line:
     name: str
@@ -129,23 +151,8 @@ class Worksheet:
 
     def sentence(self) -> str:
         """What the row says, in words."""
-        pattern, mixed = self.worked.mix.pattern, tuple_of(self.worked.mix.mixed)
-        seen = np.flatnonzero(self.worked.mix.allowed).tolist()
-        asker = f"Token {self.worked.token}"
-        if not seen:
-            return f"{asker} may look at nothing: its weights, and what it takes in, are 0."
-        if len(seen) == 1:
-            return (
-                f"{asker} can look at {tokens_named(seen)} only, and takes in its value, {mixed}."
-            )
-        if np.allclose(pattern[seen], pattern[seen[0]]):
-            each = digits(float(pattern[seen[0]]))
-            return f"{asker} gives {each} to each of {tokens_named(seen)}, and takes in {mixed}."
-        most = int(pattern.argmax())
-        return (
-            f"{asker} gives most, {digits(float(pattern[most]))}, to {tokens_named([most])}, "
-            f"and takes in {mixed}."
-        )
+        mix = self.worked.mix
+        return row_sentence(self.worked.token, mix.pattern, mix.allowed, mix.mixed)
 
     def _note(self, colors: Palette) -> list[Text]:
         """Why the sum may be useless by hand, and the weights are right all the same."""

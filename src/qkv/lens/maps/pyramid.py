@@ -28,7 +28,7 @@ from qkv.lens.maps.sweep import TILE_ROWS, Sweep, Tile, expected_sums, finite, p
 if TYPE_CHECKING:
     from qkv.lens.maps.head import Head
 
-__all__ = ["CancelledError", "Pyramid", "build", "survey"]
+__all__ = ["CancelledError", "Pyramid", "build", "forget", "survey"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Progress: TypeAlias = "Callable[[float], object] | None"
@@ -136,6 +136,11 @@ def remember(head: Head, pyramid: Pyramid) -> None:
 def remembered(head: Head) -> Pyramid | None:
     """The pyramid that a head keeps, if one was built."""
     return vars(head).get("_pyramid")
+
+
+def forget(head: Head) -> None:
+    """Let go of a head's pyramid; one is built again when it is asked for."""
+    vars(head).pop("_pyramid", None)
 
 
 def survey(head: AnyHead, progress: Progress = None, cancel: Cancel = None) -> AnyHead:

@@ -4,13 +4,14 @@
 /**
  * @typedef {"light" | "dark"} Theme
  * @typedef {{q: string, k: string, v: string, paper: string, ink: string, soft: string,
- *   hatch: string, ramp: string[]}} Colors
+ *   hatch: string, ramp: string[], fall: string[]}} Colors
  * @typedef {object} Reading what is known of one cell
  * @property {boolean} allowed whether the mask allows it
  * @property {number | null} exact its weight, where that is known
  * @property {number} low the least it can be
  * @property {number} high the most
  * @property {number} [level] the step of the ramp it is stored as
+ * @property {boolean} [signed] whether it is a change, of which `exact` is known
  */
 
 /** The fonts of what is drawn on a canvas. */
@@ -106,13 +107,15 @@ export function rampPlace(weight, log) {
 const rampTables = {};
 
 /**
- * The ramp in 256 steps, as [red, green, blue] after one another.
+ * A ramp in 256 steps, as [red, green, blue] after one another.
  * @param {Theme} theme
+ * @param {"ramp" | "fall"} [name] the ramp of weights, or that of what became less
  * @returns {Uint8ClampedArray}
  */
-export function rampTable(theme) {
-  if (!rampTables[theme]) {
-    const stops = themeColors(theme).ramp.map((color) =>
+export function rampTable(theme, name = "ramp") {
+  const key = `${theme} ${name}`;
+  if (!rampTables[key]) {
+    const stops = themeColors(theme)[name].map((color) =>
       [1, 3, 5].map((at) => parseInt(color.slice(at, at + 2), 16)),
     );
     const table = new Uint8ClampedArray(256 * 3);
@@ -123,18 +126,19 @@ export function rampTable(theme) {
         table[step * 3 + c] = stops[lower][c] + (stops[lower + 1][c] - stops[lower][c]) * (place - lower);
       }
     }
-    rampTables[theme] = table;
+    rampTables[key] = table;
   }
-  return rampTables[theme];
+  return rampTables[key];
 }
 
 /**
  * The ramp's colour at a place from 0 to 1.
  * @param {Theme} theme
  * @param {number} place
+ * @param {"ramp" | "fall"} [name]
  */
-export function rampColor(theme, place) {
-  const table = rampTable(theme);
+export function rampColor(theme, place, name = "ramp") {
+  const table = rampTable(theme, name);
   const at = Math.round(Math.min(1, Math.max(0, place)) * 255) * 3;
   return `rgb(${table[at]}, ${table[at + 1]}, ${table[at + 2]})`;
 }
@@ -174,11 +178,18 @@ export function briefBound(bound) {
  */
 export function readingWords(reading) {
   if (!reading.allowed) return "masked";
+  if (reading.signed) return changeWords(reading.exact);
   // Below this a float16 has few digits left.
   if (reading.exact !== null && reading.exact < 1e-4) return "less than .0001";
   if (reading.exact !== null) return briefWeight(reading.exact);
   if (reading.low === 0) return `less than ${briefBound(reading.high)}`;
   return `${briefBound(reading.low)} to ${briefBound(reading.high)}`;
+}
+
+/** @param {number} change of a weight, in words */
+export function changeWords(change) {
+  if (Math.abs(change) < 5e-5) return "the same";
+  return `${briefWeight(Math.abs(change))} ${change > 0 ? "more" : "less"}`;
 }
 
 const GLYPHS = { "\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣", "\u00a0": "␣", "\u3000": "␣" };

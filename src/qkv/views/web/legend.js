@@ -6,6 +6,7 @@
  * @property {Theme} theme
  * @property {boolean} log
  * @property {number | null} uniform how many keys the row may look at
+ * @property {boolean} [signed] whether it is one of changes, from less to more
  */
 
 /**
@@ -26,19 +27,22 @@ export function mountLegend(element, props) {
   element.append(root);
 
   const draw = () => {
-    const { theme, log, uniform } = state;
+    const { theme, log, uniform, signed } = state;
     const stops = Array.from({ length: 17 }, (_, at) => rampColor(theme, at / 16));
-    bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
+    const falls = signed ? Array.from({ length: 16 }, (_, at) => rampColor(theme, (16 - at) / 16, "fall")) : [];
+    bar.style.background = `linear-gradient(to right, ${[...falls, ...stops].join(", ")})`;
     const values = log ? [0.001, 0.01, 0.1, 1] : [0, 0.25, 0.5, 0.75, 1];
+    const signs = log ? [-1, -0.1, 0, 0.1, 1] : [-1, -0.5, 0, 0.5, 1];
     ticks.replaceChildren(
-      ...values.map((value) => {
-        const text = String(value).replace(/^0\./, ".");
+      ...(signed ? signs : values).map((value) => {
+        const text = String(value).replace(/^(-?)0\./, "$1.").replace("-", "−").replace(/^([.1])/, signed ? "+$1" : "$1");
         const tick = makeElement("span", { text });
-        tick.style.left = `${rampPlace(value, log) * 100}%`;
+        const place = rampPlace(Math.abs(value), log);
+        tick.style.left = `${(signed ? 0.5 + Math.sign(value) * place * 0.5 : place) * 100}%`;
         return tick;
       }),
     );
-    mark.hidden = uniform === null || uniform < 2;
+    mark.hidden = signed || uniform === null || uniform < 2;
     if (!mark.hidden) {
       const place = rampPlace(1 / uniform, log);
       mark.style.left = `${place * 100}%`;

@@ -6,12 +6,13 @@
  * @property {number} rows queries
  * @property {number} cols keys
  * @property {readonly string[]} hows how cells are pooled when there are more than pixels: max, sum
- * @property {(level: number, rows: [number, number], cols: [number, number], how: string)
- *   => Promise<Float32Array>} tile weights, row after row, NaN where forbidden; each stands for
+ * @property {(level: number, rows: [number, number], cols: [number, number], how: string,
+ *   signal: AbortSignal) => Promise<Float32Array>} tile weights, row after row, NaN where forbidden; each stands for
  *   2^level by 2^level cells, and rows and cols, [start, stop), count such blocks
  * @property {(row: number, col: number) => Reading | Promise<Reading>} read
  * @property {(row: number, col: number) => number | null} [known] a weight, where known at once
  * @property {(row: number) => number | null} [uniform] how many keys the row may look at
+ * @property {boolean} [signed] whether these are changes of weights
  *
  * @typedef {object} MapTracks
  * @property {ArrayLike<number>} received by each key
@@ -307,12 +308,13 @@ export function mountMap(element, props) {
     const before = state;
     state = { ...state, ...changes };
     if (state.source !== tiles.source) {
+      tiles.end();
       tiles = keepTiles(state.source, schedule);
       const { rows, cols } = before.source;
       if (rows !== state.source.rows || cols !== state.source.cols) Object.assign(view, { x: 0, y: 0, zoom: 1 });
     }
     if (changes.theme) applyTheme(root, state.theme);
-    legend.update({ theme: state.theme, log: state.log });
+    legend.update({ theme: state.theme, log: state.log, signed: Boolean(state.source.signed) });
     tools.update({ log: state.log, how: state.how, hows: state.source.hows });
     canvas.setAttribute("aria-label", `${state.name}: who looks at whom`);
     if (width) layout();
@@ -333,6 +335,7 @@ export function mountMap(element, props) {
   update({ ...props });
   const cleanUp = () => {
     cancelAnimationFrame(drawing);
+    tiles.end();
     [unwatch, release, legend, tools].forEach((end) => end());
     root.remove();
   };

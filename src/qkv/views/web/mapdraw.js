@@ -77,7 +77,7 @@ export function frameMap(width, count, shown) {
     x: shown.keys ? labelRoom(shown.keys, most) : 20,
     y: shown.queries ? labelRoom(shown.queries, most) : 34,
   };
-  const sparse = { x: 20, y: 34 };
+  const sparse = { x: 20, y: Math.max(34, 8 + 7 * String(count.rows).length) };
   const sizes = (across) => {
     const square = Math.min(across / count.cols, across / count.rows);
     // A single row, or a single column, is drawn thicker than it is long: it could not be seen else.

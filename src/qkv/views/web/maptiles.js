@@ -10,19 +10,22 @@ const KEPT_TILES = 160;
  * @param {number} wide
  * @param {Theme} theme
  * @param {boolean} log
+ * @param {boolean} [signed] whether they are changes: what became less has a ramp of its own
  * @returns {HTMLCanvasElement}
  */
-export function tilePicture(values, wide, theme, log) {
+export function tilePicture(values, wide, theme, log, signed = false) {
   const high = values.length / wide;
   const canvas = document.createElement("canvas");
   canvas.width = wide;
   canvas.height = high;
   const context = canvas.getContext("2d");
   const image = context.createImageData(wide, high);
-  const table = rampTable(theme);
+  const more = rampTable(theme);
+  const less = signed ? rampTable(theme, "fall") : more;
   for (let at = 0; at < values.length; at++) {
     if (Number.isNaN(values[at])) continue;
-    const step = Math.round(rampPlace(values[at], log) * 255) * 3;
+    const step = Math.round(rampPlace(signed ? Math.abs(values[at]) : values[at], log) * 255) * 3;
+    const table = values[at] < 0 ? less : more;
     image.data[at * 4] = table[step];
     image.data[at * 4 + 1] = table[step + 1];
     image.data[at * 4 + 2] = table[step + 2];
@@ -82,18 +85,28 @@ export function keepTiles(source, onTile) {
     const end = (place, count) => Math.min((place + 1) * TILE, Math.ceil(count / 2 ** level));
     const rows = [row * TILE, end(row, source.rows)];
     const cols = [col * TILE, end(col, source.cols)];
-    const tile = { values: null, wide: cols[1] - cols[0], picture: null, look: "" };
+    const stop = new AbortController();
+    const tile = { values: null, wide: cols[1] - cols[0], picture: null, look: "", stop };
     tiles.set(key, tile);
     if (tiles.size > KEPT_TILES) tiles.delete(tiles.keys().next().value);
-    source.tile(level, rows, cols, how).then(
+    source.tile(level, rows, cols, how, stop.signal).then(
       (values) => {
         tile.values = values;
         onTile();
       },
       // Forgotten, so that it is asked for again when it is next looked at.
-      () => tiles.delete(key),
+      () => tiles.get(key) === tile && tiles.delete(key),
     );
     return tile;
+  }
+
+  /** Let go of what was asked for and is not looked at any more. */
+  function letGo(wanted) {
+    for (const [key, tile] of tiles) {
+      if (tile.values || wanted.has(tile)) continue;
+      tiles.delete(key);
+      tile.stop.abort();
+    }
   }
 
   /**
@@ -112,12 +125,14 @@ export function keepTiles(source, onTile) {
     const snap = (value) => Math.round(value * ratio) / ratio;
     context.imageSmoothingEnabled = false;
     context.fillStyle = hatchPattern(context, theme, ratio);
+    const wanted = new Set();
     for (let row = Math.floor(top / block); row * block < bottom; row++) {
       for (let col = Math.floor(left / block); col * block < right; col++) {
         const tile = ask(level, row, col, how);
+        wanted.add(tile);
         if (!tile.values) continue;
         if (tile.look !== `${theme} ${log}`) {
-          tile.picture = tilePicture(tile.values, tile.wide, theme, log);
+          tile.picture = tilePicture(tile.values, tile.wide, theme, log, source.signed);
           tile.look = `${theme} ${log}`;
         }
         const x = frame.left + (col * block - view.x) * cell.x;
@@ -128,7 +143,8 @@ export function keepTiles(source, onTile) {
         context.drawImage(tile.picture, snap(x), snap(y), across, down);
       }
     }
+    letGo(wanted);
   }
 
-  return { source, paint };
+  return { source, paint, end: () => letGo(new Set()) };
 }

@@ -5,7 +5,11 @@
  * @typedef {object} Arithmetic how one weight comes about, computed in Python
  * @property {{channel: number, q: number, k: number, product: number}[]} terms the largest
  * @property {{count: number, sum: number}} rest the smaller ones
- * @property {{name: string, value: number}[]} steps from q·k to the exponent, in order
+ * @property {{name: string, value: number | null, text?: string}[]} steps from q·k on, in order
+ * @property {number} exponent what the log-sum-exp is taken from
+ * @property {{value: number, mixed: number, output?: number} | null} adds lengths: of the value, of
+ *   the weight times it, and of that behind W_O
+ * @property {{kind: string, rows: {name: string, run: number, exact: number}[]}} precise
  *
  * @typedef {object} WhyProps
  * @property {Labels} labels
@@ -60,7 +64,7 @@ export function mountWhy(element, props) {
   }
 
   /** Every term of q·k, and what becomes of their sum. */
-  function arithmeticTable({ terms, rest, steps }) {
+  function arithmeticTable({ terms, rest, steps, exponent, adds }) {
     const number = (value, color = "") => makeElement("td", { class: `qkv-number ${color}`, text: briefNumber(value) });
     const most = Math.max(...terms.map((term) => Math.abs(term.product)));
     const heading = ["channel", "q", "k", "q·k", ""].map((text, at) =>
@@ -80,10 +84,37 @@ export function mountWhy(element, props) {
           makeElement("tr", {}, makeElement("th", { scope: "row", text: String(channel) }), number(q, "qkv-q"), number(k, "qkv-k"), number(product), bar(product)),
         ),
         rest.count ? wide(`${rest.count} smaller terms`, briefNumber(rest.sum)) : null,
-        ...steps.map(({ name, value }, at) => wide(name, briefNumber(value), at === 0 ? "qkv-rule" : "")),
-        wide("weight", readingWords(state.reading), "qkv-sum"),
+        ...steps.map(({ name, value, text }, at) => wide(name, text ?? briefNumber(value), at === 0 ? "qkv-rule" : "")),
+        wide(`exp(${briefNumber(exponent)} − ${briefNumber(steps.at(-1).value)}) = weight`.replace("− −", "+ "), readingWords(state.reading), "qkv-sum"),
+        ...(adds ? addsRows(adds, wide) : []),
       ),
     );
+  }
+
+  /** What the weight adds to the output, as lengths of vectors. */
+  function addsRows({ value, mixed, output }, wide) {
+    const length = (number) => (number < 0.005 ? briefWeight(number) : briefNumber(number));
+    return [
+      wide("× the length of v", length(value), "qkv-v"),
+      wide("= added to the head's mix", length(mixed), ""),
+      output === undefined ? null : wide("behind W_O, to the output", length(output), ""),
+    ].filter(Boolean);
+  }
+
+  /** The same numbers in the run's precision and in float64, with what lies between. */
+  function preciseTable({ kind, rows }) {
+    const digits = (value) => {
+      const text = value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(7) : value.toPrecision(8);
+      return text.replaceAll("-", "−").replace(/^(−?)0\./, "$1.");
+    };
+    const error = (gap) => (gap === 0 ? "0" : Math.abs(gap).toExponential(0).replace("-", "−"));
+    const number = (text) => makeElement("td", { class: "qkv-number", text });
+    const heading = ["", kind, "float64", "error"].map((text, at) =>
+      at === 0 ? makeElement("td") : makeElement("th", { scope: "col", class: "qkv-number", text }));
+    return makeElement("table", {},
+      makeElement("thead", {}, makeElement("tr", {}, ...heading)),
+      makeElement("tbody", {}, ...rows.map(({ name, run, exact }) =>
+        makeElement("tr", {}, makeElement("th", { scope: "row", text: name }), number(digits(run)), number(digits(exact)), number(error(run - exact))))));
   }
 
   /** Where the row looks most; each is a way to that cell. */
@@ -125,6 +156,7 @@ export function mountWhy(element, props) {
     const heading = (text) => makeElement("h3", { text });
     root.replaceChildren(
       arithmetic ? arithmeticTable(arithmetic) : cellTable(),
+      ...(arithmetic?.precise ? [heading("To the last digit"), preciseTable(arithmetic.precise)] : []),
       ...(state.top.length ? [heading(`Where ${spokenQuery(labels, cursor[0])} looks most`), topTable()] : []),
       rowTable(),
     );
