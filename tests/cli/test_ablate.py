@@ -155,4 +155,4 @@ def test_a_model_without_attention_and_one_without_a_text(
 
 
 def test_help_has_examples_to_copy(command: Command) -> None:
-    assert "qkv ablate runs/six L2H3 --text" in command("ablate", "--help").out
+    assert "qkv ablate runs/six L3H1 --text" in command("ablate", "--help").out

@@ -86,10 +86,15 @@ def test_attention_is_scrubbed_by_keyboard(visit: Callable[..., Any]) -> None:
     expect_text(page, ".probe .read", "At step 2,")
     assert "step=2" in page.url
     assert slider.get_attribute("aria-valuetext").startswith("step 2, 2 of ")
-    page.get_by_role("button", name=re.compile("L3H1 looks at the previous token")).press("Enter")
-    expect_text(page, ".probe .read", "At step 37,")
+    born = page.locator(".births li", has_text="L3H1 looks at the previous token")
+    told = re.match(r"\W*step ([\d,]+)", born.inner_text())
+    assert told is not None
+    born.get_by_role("button").press("Enter")
+    expect_text(page, ".probe .read", f"At step {told[1]},")
+    at = embedded_timeline().steps().index(int(told[1].replace(",", "")))
     page.get_by_role("button", name="Play").press("Enter")
-    expect_text(page, ".probe .read", "At step (58|68|79),")
+    later = "|".join(f"{step:,}" for step in embedded_timeline().steps()[at + 1 : at + 4])
+    expect_text(page, ".probe .read", f"At step ({later}),")
     page.get_by_role("button", name="Pause").press("Enter")
     again = visit(page.url.split("/")[-1])
     expect_text(again, ".timeline .step", page.locator(".timeline .step").inner_text())
