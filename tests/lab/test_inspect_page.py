@@ -226,6 +226,8 @@ def test_a_long_head_is_drawn_tile_by_tile(inspect: Open, long_head: str) -> Non
             page.keyboard.press("+")
     assert page.locator(".saves a[aria-label$='PNG']").is_visible()
     assert page.locator(".saves a[aria-label$='HTML']").is_hidden()
+    title = "document.querySelector('select').selectedOptions[0].textContent"
+    page.wait_for_function(f"{title}.endsWith('.safetensors')")
 
 
 def test_bad_input_is_answered_in_the_page(inspect: Open) -> None:

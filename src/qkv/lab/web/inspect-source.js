@@ -28,6 +28,7 @@ export function mountSource(element, { onWanted, onProblem }) {
   let listed = [];
   let described = null;
   let typed = false;
+  let chosen = null;
 
   const readIt = (more = {}) => {
     typed = false;
@@ -67,11 +68,15 @@ export function mountSource(element, { onWanted, onProblem }) {
       return [makeElement("optgroup", { label }, ...options)];
     });
     select.replaceChildren(...groups.flat());
+    // The list may come after what a link opened.
+    if (chosen !== null) select.value = chosen;
   }
 
   /** Learn what there is to open. */
   async function list() {
-    listed = await getJson("items");
+    const found = await getJson("items");
+    // What was opened by a link, or is gone, stays named.
+    listed = [...found, ...listed.filter((item) => !found.some(({ id }) => id === item.id))];
     fill();
   }
 
@@ -85,6 +90,7 @@ export function mountSource(element, { onWanted, onProblem }) {
 
   /** Show what is wanted: the model, its steps, its text. */
   async function show({ item, text, step }) {
+    chosen = item;
     if (!listed.some(({ id }) => id === item)) {
       // Opened by a link, or gone: it is named all the same.
       listed = [...listed, { id: item, kind: "model", title: item }];
