@@ -73,6 +73,10 @@ def test_a_run_is_started_paused_gone_on_with_killed_and_stopped(client: Any, la
     wait_for(client, item, in_state("running"))
     client.post("/api/stop", json={"item": item})
     assert wait_for(client, item, in_state("stopped"))["can"] == ["resume"]
+    (job,) = Jobs(lab.runs).all()
+    while Path(f"/proc/{job.process}").exists():  # its status says so a moment before it is gone
+        client.get("/api/runs")
+        time.sleep(0.05)
     text = (lab.runs / f"{item.split('/')[1]}.txt").read_text(encoding="utf-8")
     assert text == TEXT
 

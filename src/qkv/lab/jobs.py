@@ -6,6 +6,7 @@ and a text that was pasted, `NAME.txt`. So a lab that is started again knows wha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -26,6 +27,7 @@ __all__ = ["BusyError", "Job", "Jobs", "Wanted"]
 
 LADDER = "ladder"
 LONGEST_TEXT, LONGEST_PROBE = 2_000_000, 20_000
+ENDING_SECONDS = 1.0
 STOP_SECONDS = 10.0
 """A process that is told to stop saves first; after so long it is killed."""
 MARK, LOG, TEXT = ".job.json", ".log", ".txt"
@@ -151,8 +153,8 @@ class Jobs:
     def is_running(self, job: Job) -> bool:
         """Return whether a job's process lives."""
         child = self._children.get(job.name)
-        if child is not None and child.pid == job.process and child.poll() is not None:
-            return False
+        if child is not None and child.pid == job.process:
+            return child.poll() is None
         return job.identity is not None and identify(job.process) == job.identity
 
     def running(self) -> list[Job]:
@@ -163,7 +165,11 @@ class Jobs:
         """Return why a job that ended did: its error's line, or the signal that ended it."""
         told = last_line(self.log(job), "qkv: ").removeprefix("qkv: ")
         child = self._children.get(job.name)
-        code = None if child is None or child.pid != job.process else child.poll()
+        code = None
+        if child is not None and child.pid == job.process:
+            # Its lock is free, or it is a zombie, a moment before its code can be had.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = child.wait(ENDING_SECONDS)
         if told or code in (0, None) or code == 130:
             return told
         if code < 0:
