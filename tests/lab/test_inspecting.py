@@ -229,7 +229,7 @@ def test_an_edit_of_the_text_is_measured_against_the_text_before(
 
 
 def test_a_further_change_costs_one_pass(lab: Lab, client: TestClient, model: Any) -> None:
-    loaded = lab.inspector.model(lab.shelf.find("0/run")).model
+    loaded = lab.inspector.models.get(lab.shelf.find("0/run")).model
     passes = []
     loaded.register_forward_hook(lambda *_: passes.append(1))
     for head in ("L0H0", "L0H1", "L0H2"):

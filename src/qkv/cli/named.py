@@ -60,11 +60,7 @@ def load_named(path: Path | None, tokenizer: Path | None = None) -> AnyModel:
 
     if path is not None:
         return load_any(path, tokenizer)
-    own = open_named(None, tokenizer)
-    config = own.config
-    layers = getattr(config, "layers", None)
-    sizes = (config.context, config.vocab, layers, config.heads, own.step)
-    return AnyModel(own.path, own.model, own.tokenizer, *sizes)
+    return AnyModel.of(open_named(None, tokenizer))
 
 
 def _require_no_tokenizer(tokenizer: Path | None) -> None:

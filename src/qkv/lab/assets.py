@@ -12,7 +12,7 @@ from pathlib import Path
 from starlette.responses import Response
 
 from qkv.lab.fonts import FACES, font_styles, read_font
-from qkv.views.assets import bundle, color_styles
+from qkv.views.assets import bundle, color_styles, style
 
 __all__ = ["Assets"]
 
@@ -35,6 +35,7 @@ class Assets:
         self._makers: dict[str, Callable[[], bytes]] = {
             "views.js": lambda: bundle(*VIEWS, exports=True).encode(),
             "colors.css": lambda: color_styles().encode(),
+            "layout.css": lambda: style("layout").encode(),
             "fonts.css": lambda: font_styles().encode(),
             "plotly.js": _read_plotly,
             **{face.file: (lambda face=face: read_font(face)) for face in FACES},  # type: ignore[misc]

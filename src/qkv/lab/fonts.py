@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 
 __all__ = ["FACES", "Face", "font_styles", "read_font"]
 
@@ -71,16 +68,18 @@ def font_styles() -> str:
 
 def read_font(face: Face) -> bytes:
     """Return a face's file, from the cache or cut now."""
+    from qkv.text.fetch import cache_folder, write_atomically
+
     data = (resources.files(face.package) / face.source).read_bytes()
     if face.whole:
         return data
     name = hashlib.sha256(repr((VERSION, LETTERS, FEATURES)).encode() + data).hexdigest()[:24]
-    kept = _cache_folder() / f"{name}.woff"
+    kept = cache_folder() / "fonts" / f"{name}.woff"
     with suppress(OSError):
         return kept.read_bytes()
     made = _cut(data)
     with suppress(OSError):  # a cache that can't be written only costs time
-        _keep(kept, made)
+        write_atomically(kept, made)
     return made
 
 
@@ -99,23 +98,3 @@ def _cut(data: bytes) -> bytes:
     made = io.BytesIO()
     font.save(made)
     return made.getvalue()
-
-
-def _cache_folder() -> Path:
-    from platformdirs import user_cache_path
-
-    named = os.environ.get("QKV_CACHE_DIR")
-    return (Path(named) if named else user_cache_path("qkv")) / "fonts"
-
-
-def _keep(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".font-")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise

@@ -23,11 +23,10 @@ from qkv.lab.shelf import OWN, Item, Shelf
 
 if TYPE_CHECKING:
     from qkv.lens import AttentionMap, Trace
-    from qkv.models.foreign import AnyModel
     from qkv.views.gather import Gathered
-    from qkv.views.widget import Answers, Reply
+    from qkv.views.widget import Answers
 
-__all__ = ["Asked", "ClosedError", "Inspector", "Opened"]
+__all__ = ["ClosedError", "Inspector", "Opened"]
 
 MOST_TRACES = 16
 LARGEST_KEPT = 2**29
@@ -175,10 +174,6 @@ class Inspector:
             self._opened.move_to_end(opened.name)
             return opened
 
-    def ask(self, name: object, message: dict[str, Any]) -> Reply:
-        """Return the answer to one question about a head, and its numbers."""
-        return self.get(name).answers(message)
-
     def effect(self, asked: Asked, against: str | None = None) -> dict[str, Any]:
         """Return what changes do to the loss, and to what the model says comes next.
 
@@ -213,14 +208,6 @@ class Inspector:
         return {
             **item.to_json(), "passage": passage_of(item), "steps": steps, "losses": losses,
         }  # fmt: skip
-
-    def model(self, item: Item) -> AnyModel:
-        """Return a model, loaded now unless it was before.
-
-        Raises:
-            QkvError: it can't be loaded.
-        """
-        return self.models.get(item)
 
     def _captured(self, item: Item, asked: Asked) -> Read:
         import torch

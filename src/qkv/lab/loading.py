@@ -144,11 +144,7 @@ def _load(item: Item) -> AnyModel:
         return load_any(item.path)
     from qkv.models.embedded import load_embedded
 
-    own = load_embedded()
-    config = own.config
-    layers, heads = getattr(config, "layers", None), getattr(config, "heads", None)
-    sizes = (config.context, config.vocab, layers, heads, own.step)
-    return AnyModel(own.path, own.model, own.tokenizer, *sizes)
+    return AnyModel.of(load_embedded())
 
 
 def _changed(item: Item) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,10 +13,23 @@ from qkv.lab.inspecting import Inspector
 from qkv.lab.security import Keys
 from qkv.lab.shelf import Shelf
 
-__all__ = ["Lab"]
+__all__ = ["Lab", "Threads"]
 
 WORKERS = 4
 T = TypeVar("T")
+
+
+class Threads:
+    """Runs what takes long off the event loop, in so many threads at most."""
+
+    def __init__(self, most: int) -> None:
+        self._limiter = anyio.CapacityLimiter(most)
+
+    async def __call__(self, work: Callable[..., T], *arguments: Any) -> T:
+        """Run a function in a thread, and return what it returns."""
+        return await anyio.to_thread.run_sync(
+            work, *arguments, limiter=self._limiter, abandon_on_cancel=True
+        )
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,8 @@ class Lab:
         hosts: names besides this machine's own by which it may be reached.
         root_path: the prefix under which a proxy shows it.
         runs: the folder in which new runs are made.
+
+    `inside` runs what takes long.
     """
 
     keys: Keys
@@ -39,16 +53,10 @@ class Lab:
     runs: Path = Path("runs")
     shelf: Shelf = field(init=False)
     inspector: Inspector = field(init=False)
-    limiter: anyio.CapacityLimiter = field(init=False)
+    inside: Threads = field(init=False)
 
     def __post_init__(self) -> None:
         places = [*self.places, *([] if self.runs in self.places else [self.runs])]
         object.__setattr__(self, "shelf", Shelf(places))
         object.__setattr__(self, "inspector", Inspector(self.shelf))
-        object.__setattr__(self, "limiter", anyio.CapacityLimiter(WORKERS))
-
-    async def inside(self, work: Callable[..., T], *arguments: Any) -> T:
-        """Run what takes long in a thread, and return what it returns."""
-        return await anyio.to_thread.run_sync(
-            partial(work, *arguments), limiter=self.limiter, abandon_on_cancel=True
-        )
+        object.__setattr__(self, "inside", Threads(WORKERS))

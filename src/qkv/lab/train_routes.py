@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import anyio
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
@@ -16,7 +15,7 @@ from qkv.lab.jobs import BusyError, Job, Jobs, Wanted
 from qkv.lab.live import Live
 from qkv.lab.offers import Offers
 from qkv.lab.replies import Json, read_json
-from qkv.lab.rooms import Lab
+from qkv.lab.rooms import Lab, Threads
 
 __all__ = ["train_routes"]
 
@@ -29,13 +28,7 @@ def train_routes(lab: Lab) -> list[BaseRoute]:
     jobs = Jobs(lab.runs)
     following = Following(lab.shelf, jobs)
     offers = Offers(lab.shelf)
-    limiter = anyio.CapacityLimiter(LOOKERS)
-
-    async def look(work: Callable[..., Any], *arguments: Any) -> Any:
-        return await anyio.to_thread.run_sync(
-            work, *arguments, limiter=limiter, abandon_on_cancel=True
-        )
-
+    look = Threads(LOOKERS)
     live = Live(following, look)
 
     async def runs(_: Request) -> Response:

@@ -65,7 +65,6 @@ class Decoder:
         self.inputs = new(layers, T + config.convolution - 1, *self._rows(D))
         self.rotation = rotation(model)
         self.positions = model.angles if config.positions == "sinusoidal" else model.positions
-        self.place = Place(self, 0)
         self.stream = new(*self._rows(D))  # to which every sublayer adds
         weight = model.tokens if model.unembed is None else model.unembed.weight
         self.unembed = after(prepare_norm(model.norm), exact_product(weight, None, batch))

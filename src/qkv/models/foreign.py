@@ -24,7 +24,7 @@ from torch import nn
 from qkv.errors import CheckpointError, ResourceError
 from qkv.models import loading
 from qkv.models.assembly import broken
-from qkv.models.checkpoint import WRONG_JSON
+from qkv.models.checkpoint import WRONG_JSON, Checkpoint
 from qkv.models.foreign_tokenizer import own_tokenizer, tokenizer_at
 from qkv.models.loading import CONFIG, config_from_huggingface, huggingface_data, shards
 from qkv.models.tokenizer_files import require_fitting
@@ -66,6 +66,14 @@ class AnyModel:
     step: int = 0
     causal: bool = True
     made_by: str = ""
+
+    @classmethod
+    def of(cls, loaded: Checkpoint, tokenizer: Tokenizer | None = None) -> AnyModel:
+        """Return a checkpoint of ours, with another tokenizer where it came without."""
+        config, words = loaded.config, loaded.tokenizer or tokenizer
+        layers = getattr(config, "layers", None)
+        sizes = (config.context, config.vocab, layers, config.heads, loaded.step)
+        return cls(loaded.path, loaded.model, words, *sizes)
 
 
 def load_any(path: Path | str, tokenizer: Path | str | None = None) -> AnyModel:
@@ -111,12 +119,8 @@ def _is_ours(data: dict[str, Any]) -> bool:
 
 def _load_ours(path: Path, data: dict[str, Any] | None, tokenizer: Path | str | None) -> AnyModel:
     loaded = loading.load_model(path, tokenizer)
-    config, words = loaded.config, loaded.tokenizer
-    if words is None and data is not None:
-        words = own_tokenizer(path, config.vocab)
-    layers, heads = getattr(config, "layers", None), config.heads
-    sizes = (config.context, config.vocab, layers, heads, loaded.step)
-    return AnyModel(loaded.path, loaded.model, words, *sizes)
+    lacks = loaded.tokenizer is None and data is not None
+    return AnyModel.of(loaded, own_tokenizer(path, loaded.config.vocab) if lacks else None)
 
 
 def _load_foreign(path: Path, data: dict[str, Any], tokenizer: Path | str | None) -> AnyModel:

@@ -68,7 +68,7 @@ class _Step:
         between = 2 * D + (2 * H + 2 * G) * C + 2 * config.hidden_ + T
         weight = model.tokens if model.unembed is None else model.unembed.weight
         cosine, sine = decoder.rotation or (None, None)
-        self.stream, self.logits = room(D), room(V)
+        self.stream, self.logits = decoder.stream, room(V)
         self.context, self.vocab = T, V
         self.small = V * D <= SMALL_HEAD
         self.model = layout.Model(

@@ -22,7 +22,15 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from qkv.errors import ResourceError
 
-__all__ = ["Access", "Page", "cache_folder", "cached", "download", "without_credentials"]
+__all__ = [
+    "Access",
+    "Page",
+    "cache_folder",
+    "cached",
+    "download",
+    "without_credentials",
+    "write_atomically",
+]
 
 Notice = Callable[[str], None]
 
@@ -226,13 +234,14 @@ def cached(
             "try again or use a file of your own",
         )
     try:
-        _write_atomically(folders[-1] / name, content)
+        write_atomically(folders[-1] / name, content)
     except OSError as error:
         notice(f"{name} can't be kept in {folders[-1]} ({error.strerror}): set QKV_CACHE_DIR")
     return content, "fetched now"
 
 
 def cache_folder() -> Path:
+    """Return where what is fetched or made once is kept: ``$QKV_CACHE_DIR``, or the user's own."""
     if given := os.environ.get("QKV_CACHE_DIR"):
         return Path(given)
     import platformdirs
@@ -247,7 +256,8 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and its folder where there is none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, as a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")

@@ -32,7 +32,7 @@ def script(name: str) -> str:
 
 
 def style(name: str) -> str:
-    """One style sheet's text: "views", what every view adopts, or "page".
+    """One style sheet's text: "views", what every view adopts, "layout" or "page".
 
     Raises:
         ConfigError: where there is no such sheet.

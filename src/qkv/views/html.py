@@ -53,7 +53,7 @@ def page(payload: Payload) -> str:
     >>> text.count("</script>"), "<title>a &lt; b · qkv</title>" in text
     (3, True)
     """
-    styles, script = color_styles() + style("page"), bundle("start")
+    styles, script = color_styles() + style("layout") + style("page"), bundle("start")
     policy = (
         f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(styles)}'; "
         "img-src data: blob:; base-uri 'none'; form-action 'none'"

@@ -3,10 +3,10 @@
 import { makeElement } from "./views.js";
 
 const PAGES = [
-  { path: "", title: "qkv", module: "./home.js", style: null, named: "" },
-  { path: "worksheet", title: "Worksheet · qkv", module: "./worksheet.js", style: "worksheet.css", named: "Worksheet" },
-  { path: "inspect", title: "Inspect · qkv", module: "./inspect.js", style: "inspect.css", named: "Inspect" },
-  { path: "train", title: "Train · qkv", module: "./train.js", style: "train.css", named: "Train" },
+  { path: "", title: "qkv", module: "./home.js", styles: [], named: "" },
+  { path: "worksheet", title: "Worksheet · qkv", module: "./worksheet.js", styles: ["worksheet.css"], named: "Worksheet" },
+  { path: "inspect", title: "Inspect · qkv", module: "./inspect.js", styles: ["layout.css", "inspect.css"], named: "Inspect" },
+  { path: "train", title: "Train · qkv", module: "./train.js", styles: ["train.css"], named: "Train" },
 ];
 
 const here = location.pathname.split("/").at(-1);
@@ -46,7 +46,7 @@ prefers.addEventListener("change", tellTheme);
 tellTheme();
 
 document.title = page.title;
-if (page.style) document.head.append(makeElement("link", { rel: "stylesheet", href: `assets/${page.style}` }));
+for (const style of page.styles) document.head.append(makeElement("link", { rel: "stylesheet", href: `assets/${style}` }));
 const main = document.getElementById("page");
 try {
   const { mount } = await import(page.module);
