@@ -20,6 +20,7 @@ from qkv.lab.effects import Effects, compare
 from qkv.lab.loading import Models, few_threads, passage_of, probes_of
 from qkv.lab.pyramids import Pyramids
 from qkv.lab.shelf import OWN, Item, Shelf
+from qkv.lab.torch_threads import one_thread
 
 if TYPE_CHECKING:
     from qkv.lens import AttentionMap, Trace
@@ -106,11 +107,13 @@ class Opened:
             ConfigError: no such head.
         """
         sizes, parts = [], []
-        for name in names:
-            self.head(name)
-            reply, (levels,) = self.answers({"kind": "thumbnail", "head": name})
-            sizes.append([reply["rows"], reply["cols"]])
-            parts.append(np.frombuffer(levels, "<f4").astype(np.uint8).tobytes())
+        # Several replies are made at once: that is how processors are shared here.
+        with one_thread():
+            for name in names:
+                self.head(name)
+                reply, (levels,) = self.answers({"kind": "thumbnail", "head": name})
+                sizes.append([reply["rows"], reply["cols"]])
+                parts.append(np.frombuffer(levels, "<f4").astype(np.uint8).tobytes())
         return sizes, parts
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qkv.errors import ConfigError, TextError
 from qkv.lab.shelf import OWN, Item
+from qkv.lab.torch_threads import all_threads, one_thread
 
 if TYPE_CHECKING:
     from qkv.models.foreign import AnyModel
@@ -80,23 +81,14 @@ class Models:
 
 @contextmanager
 def few_threads(model: AnyModel, tokens: int) -> Iterator[None]:
-    """Let one thread do a small pass: torch splits each operation, and waits for the last part.
+    """Let one thread do a small pass.
 
     The embedded model on 256 tokens takes 27 ms alone; with two threads on two processors that
     others use too, 100.
     """
-    import torch
-
-    before = torch.get_num_threads()
     size = sum(parameter.numel() for parameter in model.model.parameters())
-    if size * tokens > LARGEST_ALONE or before == 1:
+    with all_threads() if size * tokens > LARGEST_ALONE else one_thread():
         yield
-        return
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def passage_of(item: Item) -> str:

@@ -10,7 +10,10 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
+
+from qkv.lab.torch_threads import all_threads
 
 if TYPE_CHECKING:
     from qkv.lens import AttentionMap
@@ -39,6 +42,11 @@ class _Build:
 
     def progress(self, done: float) -> None:
         self.done = done
+
+
+def _pool(head: AttentionMap, build: _Build) -> None:
+    with all_threads():
+        head.pyramid(build.progress, build.unwanted)
 
 
 class Pyramids:
@@ -93,7 +101,7 @@ class Pyramids:
             self._turn = asyncio.Lock()
         try:
             async with self._turn:
-                await inside(lambda: head.pyramid(build.progress, build.unwanted))
+                await inside(partial(_pool, head, build))
             self._built[key] = head
             while len(self._built) > MOST_PYRAMIDS:
                 _, oldest = self._built.popitem(last=False)

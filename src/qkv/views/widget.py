@@ -53,6 +53,7 @@ class Answers:
         tell: Callable[[dict[str, Any]], object] | None = None,
     ) -> None:
         self._maps, self._tell = maps, tell or (lambda _: None)
+        self._seen: dict[tuple[int, int, int, int], Array] = {}
 
     def __call__(self, message: Any) -> Reply:
         """The reply to one message, and its numbers as float32, NaN where forbidden.
@@ -144,7 +145,11 @@ class Answers:
     ) -> tuple[dict[str, Any], list[Array]]:
         block = 1 << (-(-max(head.Q, head.K) // THUMBNAIL_SIDE) - 1).bit_length()
         levels = levels_of(head.pool(block, "max")) + 1.0
-        picture = np.where(head.pool_allowed(block), levels, 0.0)
+        # Heads of a layer share their mask.
+        shared = (id(head.mask), head.Q, head.K, block)
+        if shared not in self._seen:
+            self._seen[shared] = head.pool_allowed(block)
+        picture = np.where(self._seen[shared], levels, 0.0)
         return {"rows": picture.shape[0], "cols": picture.shape[1]}, [picture]
 
 

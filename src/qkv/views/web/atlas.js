@@ -119,7 +119,8 @@ export function mountAtlas(element, props) {
   let width = 0;
   let plan = null;
   let hover = null;
-  const pictures = new Map();
+  /** @type {WeakMap<Thumbnail, {look: string, picture: HTMLCanvasElement}>} */
+  const pictures = new WeakMap();
   const canvas = makeElement("canvas", {
     tabindex: "0",
     role: "application",
@@ -154,7 +155,7 @@ export function mountAtlas(element, props) {
     for (const { text, x } of plan.heads) context.fillText(text, x, 10);
     for (const [name, { x, y }] of plan.spots) {
       const thumbnail = thumbnails.get(name);
-      if (thumbnail) drawThumb(context, name, thumbnail, x, y, ratio);
+      if (thumbnail) drawThumb(context, thumbnail, x, y, ratio);
       context.lineWidth = 1;
       context.strokeStyle = name === hover ? colors.soft : colors.hatch;
       context.globalAlpha = name === hover ? 1 : 0.6;
@@ -169,11 +170,11 @@ export function mountAtlas(element, props) {
     context.strokeRect(spot.x - 2, spot.y - 2, plan.side + 4, plan.side + 4);
   }
 
-  function drawThumb(context, name, thumbnail, x, y, ratio) {
+  function drawThumb(context, thumbnail, x, y, ratio) {
     const { theme } = state;
-    const key = `${name} ${theme} ${plan.side} ${ratio}`;
-    if (!pictures.has(key)) pictures.set(key, thumbPicture(thumbnail, plan.side * ratio, theme));
-    const picture = pictures.get(key);
+    const look = `${theme} ${plan.side} ${ratio}`;
+    if (pictures.get(thumbnail)?.look !== look) pictures.set(thumbnail, { look, picture: thumbPicture(thumbnail, plan.side * ratio, theme) });
+    const { picture } = pictures.get(thumbnail);
     const scale = plan.side / Math.max(picture.width, picture.height);
     context.imageSmoothingEnabled = picture.width > plan.side * ratio || picture.height > plan.side * ratio;
     context.fillStyle = themeColors(theme).paper;
@@ -262,7 +263,6 @@ export function mountAtlas(element, props) {
   });
 
   function update(changes) {
-    if (changes.thumbnails && changes.thumbnails !== state.thumbnails) pictures.clear();
     state = { ...state, ...changes };
     if (changes.theme) applyTheme(root, state.theme);
     draw();

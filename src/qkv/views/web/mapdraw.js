@@ -25,22 +25,29 @@ const LEAST_SIDE = 36;
 const LEAST_NUMBERED = 34;
 
 let ruler = null;
+/** How wide the widest of some labels is: texts are long, and laid out at every step of a zoom. */
+const widths = new WeakMap();
 
 /**
  * The room that labels need along an edge: as much as the longest, within reason.
- * @param {readonly string[] | null} labels
+ * @param {readonly string[]} labels
  * @param {number} most
  */
 function labelRoom(labels, most) {
+  if (!widths.has(labels)) widths.set(labels, widestOf(new Set(labels)));
+  return Math.min(most, Math.ceil(widths.get(labels)) + 10);
+}
+
+function widestOf(labels) {
   ruler ??= document.createElement("canvas").getContext("2d");
   ruler.font = `12px ${MONO}`;
   let widest = 8;
   for (const label of labels) {
     // Text that is surely too wide need not be measured.
-    if (label.length > 12) return most;
+    if (label.length > 12) return Infinity;
     widest = Math.max(widest, ruler.measureText(visibleToken(label)).width);
   }
-  return Math.min(most, Math.ceil(widest) + 10);
+  return widest;
 }
 
 /**

@@ -2,7 +2,10 @@
 // needs: core
 
 const TILE = 256;
-const KEPT_TILES = 160;
+/** A view has up to some dozens; those of views before are kept while there is room. */
+const KEPT_TILES = 64;
+/** How many times coarser a tile may be that stands in for one that has not come. */
+const COARSER = 8;
 
 /**
  * Weights as a picture of one pixel a cell; what is forbidden (NaN) is left clear.
@@ -86,9 +89,8 @@ export function keepTiles(source, onTile) {
     const rows = [row * TILE, end(row, source.rows)];
     const cols = [col * TILE, end(col, source.cols)];
     const stop = new AbortController();
-    const tile = { values: null, wide: cols[1] - cols[0], picture: null, look: "", stop };
+    const tile = { values: null, wide: cols[1] - cols[0], high: rows[1] - rows[0], picture: null, look: "", stop };
     tiles.set(key, tile);
-    if (tiles.size > KEPT_TILES) tiles.delete(tiles.keys().next().value);
     source.tile(level, rows, cols, how, stop.signal).then(
       (values) => {
         tile.values = values;
@@ -100,13 +102,28 @@ export function keepTiles(source, onTile) {
     return tile;
   }
 
-  /** Let go of what was asked for and is not looked at any more. */
+  /** Let go of what was asked for and is not looked at any more, and of what wasn't for long. */
   function letGo(wanted) {
     for (const [key, tile] of tiles) {
-      if (tile.values || wanted.has(tile)) continue;
+      if (wanted.has(tile) || (tile.values && tiles.size <= KEPT_TILES)) continue;
       tiles.delete(key);
       tile.stop.abort();
     }
+  }
+
+  /**
+   * The part of a coarser tile, if one is kept, that stands where a tile has not come yet.
+   * @returns {{picture: HTMLCanvasElement, x: number, y: number, scale: number} | null}
+   */
+  function coarser(level, row, col, { theme, log, how }) {
+    for (let up = 1; up <= COARSER; up++) {
+      const kept = tiles.get(`${how} ${level + up} ${row >> up} ${col >> up}`);
+      if (kept?.look !== `${theme} ${log}`) continue;
+      const scale = 2 ** -up;
+      const within = (place) => (place - ((place >> up) << up)) * TILE * scale;
+      return { picture: kept.picture, x: within(col), y: within(row), scale };
+    }
+    return null;
   }
 
   /**
@@ -130,17 +147,21 @@ export function keepTiles(source, onTile) {
       for (let col = Math.floor(left / block); col * block < right; col++) {
         const tile = ask(level, row, col, how);
         wanted.add(tile);
-        if (!tile.values) continue;
-        if (tile.look !== `${theme} ${log}`) {
+        if (tile.values && tile.look !== `${theme} ${log}`) {
           tile.picture = tilePicture(tile.values, tile.wide, theme, log, source.signed);
           tile.look = `${theme} ${log}`;
         }
+        const part = tile.values ? { picture: tile.picture, x: 0, y: 0, scale: 1 } : coarser(level, row, col, { theme, log, how });
+        if (!part) continue;
         const x = frame.left + (col * block - view.x) * cell.x;
         const y = frame.top + (row * block - view.y) * cell.y;
-        const across = snap(x + tile.picture.width * 2 ** level * cell.x) - snap(x);
-        const down = snap(y + tile.picture.height * 2 ** level * cell.y) - snap(y);
+        const across = snap(x + tile.wide * 2 ** level * cell.x) - snap(x);
+        const down = snap(y + tile.high * 2 ** level * cell.y) - snap(y);
         context.fillRect(snap(x), snap(y), across, down);
-        context.drawImage(tile.picture, snap(x), snap(y), across, down);
+        context.drawImage(
+          part.picture, part.x, part.y, tile.wide * part.scale, tile.high * part.scale,
+          snap(x), snap(y), across, down,
+        );
       }
     }
     letGo(wanted);
