@@ -112,6 +112,7 @@ def lab_command(  # noqa: PLR0917 (options have names)
         out().print("Ctrl-C ends it.", style="dim")
         if not no_browser:
             threading.Thread(target=webbrowser.open, args=(where,), daemon=True).start()
+        lab.warm.clear()
         warm_up(_warm(lab))
 
     serve(app, listening, ready)
@@ -121,8 +122,11 @@ def _warm(lab: Lab) -> Callable[[], None]:
     def load() -> None:
         from qkv.cli.startup import load_torch
 
-        load_torch()
-        lab.inspector.warm()
+        try:
+            load_torch()
+            lab.inspector.warm()
+        finally:
+            lab.warm.set()
 
     return load
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from starlette.responses import Response
 
-from qkv.lab.fonts import FACES, font_styles, read_font
+from qkv.lab.fonts import FACES, font_styles, has_cut, read_font
 from qkv.views.assets import bundle, color_styles, style
 
 __all__ = ["Assets"]
@@ -49,6 +49,11 @@ class Assets:
         """Return the shell that every page lives in."""
         text = (WEB / "index.html").read_text(encoding="utf-8")
         return Response(text, media_type="text/html; charset=utf-8")
+
+    def takes_long(self, name: str) -> bool:
+        """Return whether an asset has to be made first, for a second of work."""
+        face = next((face for face in FACES if face.file == name), None)
+        return face is not None and name not in self._made and not has_cut(face)
 
     def reply(self, name: str, headers: Mapping[str, str]) -> Response:
         """Return an asset, or only that it is as it was; 404 where there is none."""

@@ -11,8 +11,9 @@ import io
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 
-__all__ = ["FACES", "Face", "font_styles", "read_font"]
+__all__ = ["FACES", "Face", "font_styles", "has_cut", "read_font"]
 
 LETTERS = ((0x20, 0x17F), (0x370, 0x3FF), (0x2000, 0x206F), (0x2070, 0x209F), (0x2190, 0x22FF))
 FEATURES = ["kern", "liga", "tnum", "lnum", "mark", "mkmk", "ccmp", "locl"]
@@ -68,19 +69,35 @@ def font_styles() -> str:
 
 def read_font(face: Face) -> bytes:
     """Return a face's file, from the cache or cut now."""
-    from qkv.text.fetch import cache_folder, write_atomically
+    from qkv.text.fetch import write_atomically
 
-    data = (resources.files(face.package) / face.source).read_bytes()
+    data = _read_whole(face)
     if face.whole:
         return data
-    name = hashlib.sha256(repr((VERSION, LETTERS, FEATURES)).encode() + data).hexdigest()[:24]
-    kept = cache_folder() / "fonts" / f"{name}.woff"
+    kept = _kept(data)
     with suppress(OSError):
         return kept.read_bytes()
     made = _cut(data)
     with suppress(OSError):  # a cache that can't be written only costs time
         write_atomically(kept, made)
     return made
+
+
+def has_cut(face: Face) -> bool:
+    """Return whether a face can be read at once."""
+    return face.whole or _kept(_read_whole(face)).is_file()
+
+
+def _read_whole(face: Face) -> bytes:
+    return (resources.files(face.package) / face.source).read_bytes()
+
+
+def _kept(data: bytes) -> Path:
+    """Where the cut of a whole face is kept."""
+    from qkv.text.fetch import cache_folder
+
+    name = hashlib.sha256(repr((VERSION, LETTERS, FEATURES)).encode() + data).hexdigest()[:24]
+    return cache_folder() / "fonts" / f"{name}.woff"
 
 
 def _cut(data: bytes) -> bytes:

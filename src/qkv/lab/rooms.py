@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,8 @@ class Lab:
         root_path: the prefix under which a proxy shows it.
         runs: the folder in which new runs are made.
 
-    `inside` runs what takes long.
+    `inside` runs what takes long; `aside` what nobody waits for, one at a time. `warm` is unset while
+    the first model is loaded.
     """
 
     keys: Keys
@@ -54,9 +56,14 @@ class Lab:
     shelf: Shelf = field(init=False)
     inspector: Inspector = field(init=False)
     inside: Threads = field(init=False)
+    aside: Threads = field(init=False)
+    warm: threading.Event = field(init=False)
 
     def __post_init__(self) -> None:
         places = [*self.places, *([] if self.runs in self.places else [self.runs])]
         object.__setattr__(self, "shelf", Shelf(places))
         object.__setattr__(self, "inspector", Inspector(self.shelf))
         object.__setattr__(self, "inside", Threads(WORKERS))
+        object.__setattr__(self, "aside", Threads(1))
+        object.__setattr__(self, "warm", threading.Event())
+        self.warm.set()

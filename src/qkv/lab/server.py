@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from starlette.applications import Starlette
@@ -21,6 +22,7 @@ from qkv.lab.worksheet_routes import worksheet_routes
 
 __all__ = ["create_app"]
 
+POLL_S = 0.05
 PAGES = ("/", "/inspect", "/train", "/worksheet")
 
 
@@ -32,7 +34,13 @@ def create_app(lab: Lab) -> Guard:
         return assets.reply_page()
 
     async def asset(request: Request) -> Response:
-        return await lab.inside(assets.reply, request.path_params["name"], request.headers)
+        name = request.path_params["name"]
+        if not assets.takes_long(name):
+            return await lab.inside(assets.reply, name, request.headers)
+        # The head that is looked at comes first: pages do without the font meanwhile.
+        while not lab.warm.is_set():
+            await asyncio.sleep(POLL_S)
+        return await lab.aside(assets.reply, name, request.headers)
 
     routes = [
         *(Route(path, page) for path in PAGES),

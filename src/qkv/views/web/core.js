@@ -286,8 +286,14 @@ export function watchWidth(element, callback) {
     adoptStyles(element);
     callback(width);
   });
+  // What is written on a canvas doesn't change its font by itself when that has come.
+  const again = () => last > 0 && callback(last);
+  document.fonts.addEventListener("loadingdone", again);
   observer.observe(element);
-  return () => observer.disconnect();
+  return () => {
+    document.fonts.removeEventListener("loadingdone", again);
+    observer.disconnect();
+  };
 }
 
 /**
