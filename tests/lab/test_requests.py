@@ -73,8 +73,12 @@ def test_only_the_page_with_the_chart_may_write_styles(ask: Ask, app: Guard, sig
         assert ("'unsafe-inline'" in style) == (path == "/train")
 
 
-def test_a_fault_of_our_own_tells_no_traceback(
-    lab: Lab, app: Guard, signed: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_fault_of_our_own_tells_no_traceback_but_in_the_terminal(
+    lab: Lab,
+    app: Guard,
+    signed: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fail() -> None:
         raise ZeroDivisionError("/home/someone/secret")
@@ -86,6 +90,8 @@ def test_a_fault_of_our_own_tells_no_traceback(
     assert "ZeroDivisionError" in reply.json()["error"]
     assert not {"secret", "Traceback", ".py"} & set(reply.text.replace("/", " ").split())
     assert [name for name in ALWAYS if name not in reply.headers] == []
+    assert "GET /api/items failed" in caplog.text
+    assert "ZeroDivisionError: /home/someone/secret" in caplog.text
 
 
 # Bodies

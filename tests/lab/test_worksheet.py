@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from qkv.errors import QkvError
 from qkv.lab.worksheet_copies import as_latex, as_numpy
 from qkv.lab.worksheet_examples import Example, examples
-from qkv.lab.worksheets import read_sheet, work
+from qkv.lab.worksheets import Worked, read_sheet, work
 
 EXAMPLES = {example.id: example for example in examples()}
 
@@ -154,7 +154,7 @@ def test_a_pinned_number_stands_and_what_follows_follows(rng: np.random.Generato
     assert np.allclose(again.output, done.output, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["scores", "scaled", "pattern", "mixed"])
+@pytest.mark.parametrize("name", ["scores", "scaled", "masked", "exponentials", "pattern", "mixed"])
 def test_what_came_before_a_pin_stays(rng: np.random.Generator, name: str) -> None:
     asked = drawn(rng)
     plain = work(read_sheet(asked))
@@ -170,6 +170,50 @@ def test_a_pinned_score_of_a_later_token_moves_nothing(rng: np.random.Generator)
     asked = drawn(rng)
     done = work(read_sheet({**asked, "pins": {"scores.0.1.3": 1e6}}))
     assert np.array_equal(done.output, work(read_sheet(asked)).output)
+
+
+def test_a_masked_number_may_be_hidden_or_shown(rng: np.random.Generator) -> None:
+    asked = drawn(rng)
+    plain = work(read_sheet(asked))
+    hidden = work(read_sheet({**asked, "pins": {"masked.1.3.2": None}}))
+    # Without the hidden token the others keep their shares of what is left.
+    shares = np.delete(plain.tables["pattern"][1, 3], 2)
+    assert hidden.tables["pattern"][1, 3, 2] == 0
+    left = np.delete(hidden.tables["pattern"][1, 3], 2)
+    assert left == pytest.approx(shares / shares.sum(), rel=1e-12)
+    # A later token that is let in is looked at as if nothing had been masked in that row.
+    scaled = plain.tables["scaled"][1, 0]
+    pins = {f"masked.1.0.{at}": float(scaled[at]) for at in range(1, 5)}
+    shown = work(read_sheet({**asked, "pins": pins}))
+    free = work(read_sheet({**asked, "mask": "none"}))
+    assert shown.tables["pattern"][1, 0] == pytest.approx(free.tables["pattern"][1, 0], rel=1e-12)
+
+
+def test_exponentials_changed_by_hand_share_out_as_they_are() -> None:
+    pins = {f"exponentials.0.0.{at}": value for at, value in enumerate([3, 0, 1])}
+    asked = {"scores": [[1, 2, 3]], "v": [[4], [100], [8]], "pins": pins}
+    done = work(read_sheet(asked))
+    assert done.tables["pattern"].tolist() == [[pytest.approx([0.75, 0, 0.25])]]
+    assert done.tables["mixed"].ravel().tolist() == pytest.approx([5])
+    none = work(read_sheet({**asked, "pins": dict.fromkeys(pins, 0)}))
+    assert none.tables["pattern"].tolist() == [[[0, 0, 0]]]
+    # One that is beside a power too large for floats is as nothing.
+    large = work(
+        read_sheet({"scores": [[1e5, 1]], "v": [[1], [2]], "pins": {"exponentials.0.0.1": 9}})
+    )
+    assert large.tables["pattern"].tolist() == [[[1, 0]]]
+
+
+def test_an_output_changed_by_hand_stands(rng: np.random.Generator) -> None:
+    done = work(read_sheet({**drawn(rng), "pins": {"output.0.2.1": 7}}))
+    assert done.output is not None
+    assert done.output[2, 1] == 7
+    assert np.allclose(np.delete(done.output, 1, 1), np.delete(_joined(done), 1, 1))
+    assert list(done.computed) == [("output", 0, 2, 1)]
+
+
+def _joined(done: Worked) -> Any:
+    return np.concatenate(list(done.tables["mixed"]), axis=-1) @ done.sheet.given["w_o"]
 
 
 # Copies
@@ -192,6 +236,12 @@ def test_the_script_has_what_was_changed_by_hand(rng: np.random.Generator) -> No
     done = work(read_sheet({**drawn(rng), "mask": "after", "pins": {**pins, "mixed.0.0.3": 7}}))
     told: dict[str, Any] = {"print": lambda *_: None}
     exec(as_numpy(done), told)
+    assert np.allclose(told["output"], done.output, rtol=1e-12)
+    late = {"masked.0.1.4": 0.5, "masked.2.1.0": None, "masked.2.1.1": None}
+    late |= {"exponentials.1.2.0": 3, "output.0.4.1": -2}
+    done = work(read_sheet({**drawn(rng), "pins": late}))
+    exec(as_numpy(done), told)
+    assert np.allclose(told["pattern"], done.tables["pattern"], rtol=1e-12)
     assert np.allclose(told["output"], done.output, rtol=1e-12)
 
 
@@ -265,7 +315,10 @@ def test_copies_are_handed_out(client: TestClient, kind: str) -> None:
         ({"pins": []}, None),
         ({"pins": [1]}, "numbers by place"),
         ({"pins": {"q.0.9.9": 1}}, "a place in the table"),
-        ({"pins": {"output.0.0.0": 1}}, "one of q"),
+        ({"pins": {"output.1.0.0": 1}}, "a place in the table"),
+        ({"pins": {"joined.0.0.0": 1}}, "one of q"),
+        ({"pins": {"scores.0.0.0": None}}, "a number from"),
+        ({"pins": {"exponentials.0.0.0": -1}}, "0 or more"),
         ({"pins": {"q.0.0": 1}}, "one of q"),
         ({"pins": {"scores.0.0.0": "x"}}, "a number from"),
         ({"__class__": 1}, "__class__"),

@@ -125,6 +125,51 @@ def test_a_computed_number_can_be_changed_and_taken_back(visit: Visit) -> None:
     wait_for(page, "scores", 3, 1, "2")
 
 
+def test_what_the_mask_hides_can_be_let_in_and_the_rest_hidden(visit: Visit, lab_url: str) -> None:
+    page = visit(EMPTY)
+    choose(page, "Token 3 of 4")
+    hidden = cell(page, "masked", 0, 3)
+    assert "banned" in hidden.get_attribute("class")
+    hidden.click()
+    page.keyboard.type("8")
+    page.keyboard.press("Enter")
+    wait_for(page, "pattern", 0, 3, ".997")
+    assert "leak" in hidden.get_attribute("class")
+    hidden.click()
+    page.keyboard.type("-inf")
+    wait_for(page, "pattern", 0, 3, "0")
+    page.keyboard.press("Enter")
+    cell(page, "exponentials", 0, 0).click()
+    page.keyboard.type("0")
+    page.keyboard.press("Enter")
+    wait_for(page, "pattern", 0, 1, ".5")
+    page.wait_for_url("**exponentials.0.0.0=0**")
+    other = visit(page.url.removeprefix(lab_url))
+    assert numbers(other, "pattern") == [["0", ".5", ".5", "0"]]
+    cell(other, "exponentials", 0, 0).click()
+    other.keyboard.type("-1")
+    other.keyboard.press("Enter")
+    assert "no number from 0 to" in other.locator(".problem").inner_text()
+
+
+def test_heads_that_stand_side_by_side_can_be_changed(visit: Visit) -> None:
+    page = visit(EMPTY)
+    choose(page, "Two heads")
+    last = len(numbers(page, "joined")[0]) - 1
+    cell(page, "joined", 2, last).click()
+    page.keyboard.type("7")
+    page.keyboard.press("Enter")
+    wait_for(page, "joined", 2, last, "7")
+    page.locator("fieldset:has(legend:text-is('head')) label").last.click()
+    page.get_by_role("radio", name="2", exact=True).and_(page.locator(":checked")).wait_for()
+    assert numbers(page, "mixed")[2][-1] == "7"
+    cell(page, "output", 0, 1).click()
+    page.keyboard.type("5")
+    page.keyboard.press("Enter")
+    wait_for(page, "output", 0, 1, "5")
+    page.get_by_role("button", name="reset 2 changed numbers").wait_for()
+
+
 def test_switches_show_what_breaks(visit: Visit) -> None:
     page = visit(EMPTY)
     choose(page, "Width 64")

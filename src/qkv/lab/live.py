@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -34,6 +35,7 @@ LARGEST_MESSAGE = 2**14
 REFUSED, CROWDED = 1008, 1013
 """Codes with which a socket is closed."""
 Inside = Callable[..., Awaitable[Any]]
+LOG = logging.getLogger(__name__)
 
 
 class Client:
@@ -162,6 +164,7 @@ class Live:
                 try:
                     await self._inside(self._follow, watched)
                 except Exception:
+                    LOG.exception("looking at %d runs failed", len(watched))
                     await asyncio.sleep(1.0)
             for client in self.clients:
                 if client.watched and client.sending is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from qkv.lab.security import TooLargeError
 __all__ = ["Json", "RequestError", "broken", "failed", "framed", "read_json", "too_large"]
 
 BINARY = "application/octet-stream"
+LOG = logging.getLogger(__name__)
 
 
 class RequestError(QkvError):
@@ -86,7 +88,11 @@ async def too_large(_: Request, error: Exception) -> Response:
     return Json({"error": "a body larger than the lab takes"}, status_code=413)
 
 
-async def broken(_: Request, error: Exception) -> Response:
-    """Answer a fault of our own: by its name alone, for its words may tell what is nobody's."""
+async def broken(request: Request, error: Exception) -> Response:
+    """Answer a fault of our own: by its name alone, for its words may tell what is nobody's.
+
+    The terminal in which the lab runs is told all of it.
+    """
+    LOG.error("%s %s failed", request.method, request.url.path, exc_info=error)
     told = f"the lab itself failed here ({type(error).__name__}); the rest of it goes on"
     return Json({"error": told}, status_code=500)

@@ -44,8 +44,8 @@ class Lab:
         root_path: the prefix under which a proxy shows it.
         runs: the folder in which new runs are made.
 
-    `inside` runs what takes long; `aside` what nobody waits for, one at a time. `warm` is unset while
-    the first model is loaded.
+    `inside` runs what takes long; `aside` what nobody waits for, one at a time. `warm` is unset
+    while the first model is loaded.
     """
 
     keys: Keys

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -60,7 +60,8 @@ def _formulas(worked: Worked) -> dict[str, Callable[[str], str]]:
     if worked.sheet.scale is None and "q" in worked.tables:
         times = rf"\tfrac{{1}}{{\sqrt{{{worked.tables['q'].shape[-1]}}}}}"
     has_q, softmax = "q" in worked.tables, r"\operatorname{softmax}"
-    mask = {"causal": "m", "none": "z", "zero": "m", "after": "z"}[worked.sheet.mask]
+    pinned = any(name == "masked" for name, *_ in worked.sheet.pins)
+    mask = "m" if pinned or worked.sheet.mask in ("causal", "zero") else "z"
     found: dict[str, Callable[[str], str]] = {
         "scores": lambda at: f"s{at} = q{at} {{k{at}}}^{{\\top}}" if has_q else f"s{at}",
         "scaled": lambda at: f"z{at} = {times}\\, s{at}",
@@ -109,8 +110,7 @@ def as_numpy(worked: Worked) -> str:
         f"places = np.array({list(worked.places)})  # where each query stands",
         "allowed = np.arange(scaled.shape[-1]) <= places[:, None]",
         MASK_CODE[sheet.mask],
-        "exponentials = np.exp(masked - masked.max(axis=-1, keepdims=True))",
-        "pattern = exponentials / exponentials.sum(axis=-1, keepdims=True)",
+        *_softmax(worked),
     ]
     if sheet.mask == "after":
         lines.append("pattern = pattern * allowed")
@@ -119,11 +119,28 @@ def as_numpy(worked: Worked) -> str:
     last, found = "mixed", tables["mixed"]
     if worked.output is not None:
         joined = "np.concatenate(mixed, axis=-1)" if heads > 1 else "mixed[0]"
-        lines.append(f"output = {joined} @ W_O  # (Q, D)")
+        lines += [f"output = {joined} @ W_O  # (Q, D)", *_pinned(worked, "output")]
         last, found = "output", worked.output
     lines += ["", "print(pattern.round(3))", f"print({last}.round(3))"]
     lines.append(f"assert np.allclose({last}, {_literal(found)})")
     return "\n".join(lines) + "\n"
+
+
+def _softmax(worked: Worked) -> list[str]:
+    """The lines from masked numbers to the pattern; plainer where a row can't be without tokens."""
+    masked, powers = _pinned(worked, "masked"), _pinned(worked, "exponentials")
+    if not masked and not powers:
+        return [
+            "exponentials = np.exp(masked - masked.max(axis=-1, keepdims=True))",
+            "pattern = exponentials / exponentials.sum(axis=-1, keepdims=True)",
+        ]
+    return [
+        *(["masked = masked.copy()", *masked] if masked else []),
+        "exponentials = np.exp(masked)",
+        *powers,
+        "total = exponentials.sum(axis=-1, keepdims=True)",
+        "pattern = exponentials / np.where(total == 0, 1, total)",
+    ]
 
 
 def _vectors(worked: Worked, name: str) -> list[str]:
@@ -137,9 +154,11 @@ def _vectors(worked: Worked, name: str) -> list[str]:
     return [f"{name} = {split}  # (H, T, C)", *_pinned(worked, name)]
 
 
-def _pinned(worked: Worked, name: str) -> Iterable[str]:
+def _pinned(worked: Worked, name: str) -> list[str]:
+    first = 1 if name == "output" else 0  # which has no heads
     return [
-        f"{name}[{', '.join(map(str, place))}] = {value!r}  # changed by hand"
+        f"{name}[{', '.join(map(str, place[first:]))}] = "
+        f"{'-np.inf' if np.isneginf(value) else repr(value)}  # changed by hand"
         for (pinned, *place), value in sorted(worked.sheet.pins.items())
         if pinned == name
     ]

@@ -52,9 +52,9 @@ def _work(asked: Mapping[str, Any]) -> dict[str, Any]:
     sheet = read_sheet(asked)
     done, sound = work(sheet), work(as_it_should_be(sheet))
     tables = done.tables
-    seen = np.broadcast_to(
-        done.allowed if sheet.mask in ("causal", "after") else np.True_, tables["pattern"].shape
-    )
+    seen = ~np.isneginf(tables["masked"]) | (tables["exponentials"] > 0)
+    if sheet.mask == "after":
+        seen &= done.allowed
     sentences = [
         [
             row_sentence(place + 1, tables["pattern"][h, at], seen[h, at], tables["mixed"][h, at])

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from qkv.attention import Causal, steps, steps_from_affinities
+from qkv.attention import AffinitySteps, Causal, steps, steps_from_affinities
 from qkv.attention.multihead import split_heads
 from qkv.attention.steps import concat_heads, project
 from qkv.errors import ConfigError, ShapeError
@@ -25,7 +25,9 @@ MaskKind = Literal["causal", "none", "zero", "after"]
 Pin: TypeAlias = tuple[str, int, int, int]
 
 GIVEN = ("x", "w_q", "w_k", "w_v", "w_o", "q", "k", "v", "scores")
-PINNED = ("q", "k", "v", "scores", "scaled", "pattern", "mixed")
+PINNED = (
+    "q", "k", "v", "scores", "scaled", "masked", "exponentials", "pattern", "mixed", "output",
+)  # fmt: skip
 MASKS = ("causal", "none", "zero", "after")
 MOST_TOKENS, MOST_HEADS, WIDEST, LARGEST = 16, 8, 64, 1e6
 MOST_PINS = 4096
@@ -44,7 +46,8 @@ class Sheet:
         mask: ``causal`` as it should be; ``none``; ``zero`` for -inf; ``after`` the softmax.
         scale: what scores are multiplied by; none for 1/sqrt(C), or for 1 where scores are given.
         places: where in the text each query stands, from 0; the last tokens unless given.
-        pins: numbers that stand in place of computed ones, by (name, head, row, column).
+        pins: numbers that stand in place of computed ones, by (name, head, row, column); -inf may
+            stand among the masked ones. The output has the one head 0.
     """
 
     given: Mapping[str, Array]
@@ -106,7 +109,7 @@ def read_sheet(asked: Mapping[str, Any]) -> Sheet:
     pins = asked.get("pins") or {}
     if not isinstance(pins, dict) or len(pins) > MOST_PINS:
         raise ConfigError("pinned numbers that are none", "numbers by place", "reload the page")
-    found = {_pin(name): _number(str(name)[:40], value) for name, value in pins.items()}
+    found = dict(_pin(name, value) for name, value in pins.items())
     kind: MaskKind = mask  # type: ignore[assignment]
     return Sheet(given, heads, kind, scale, None if places is None else tuple(places), found)
 
@@ -142,16 +145,17 @@ def work(sheet: Sheet) -> Worked:
     if sheet.mask == "zero":
         scaled = np.where(allowed, scaled, 0.0)
     seen = np.broadcast_to(allowed if sheet.mask == "causal" else np.True_, scaled.shape)
-    done = steps_from_affinities(scaled, v, mask=seen)
+    done = _softmax(tables, pins, scaled, v, seen)
     pattern = done.pattern * allowed if sheet.mask == "after" else done.pattern
-    tables |= {"masked": done.masked, "exponentials": done.exponentials}
     tables["pattern"] = pattern = pins.set("pattern", pattern)
     if pattern is done.pattern:
         mixed = done.mixed
     else:
         mixed = np.stack([project(p, each, "v") for p, each in zip(pattern, v, strict=True)])
     tables["mixed"] = mixed = pins.set("mixed", mixed)
-    w_o = sheet.given.get("w_o")
+    w_o, output = sheet.given.get("w_o"), None
+    if w_o is not None:
+        output = pins.set("output", project(concat_heads(mixed), w_o, "W_O")[None])[0]
     pins.check()
     softmaxed = pattern if sheet.mask != "after" else done.pattern
     return Worked(
@@ -163,7 +167,7 @@ def work(sheet: Sheet) -> Worked:
         done.total,
         pattern.sum(axis=-1),
         *_spread(softmaxed),
-        None if w_o is None else project(concat_heads(mixed), w_o, "W_O"),
+        output,
         pins.computed,
     )
 
@@ -171,6 +175,28 @@ def work(sheet: Sheet) -> Worked:
 def as_it_should_be(sheet: Sheet) -> Sheet:
     """Return a worksheet with the mask and the scale in force."""
     return replace(sheet, mask="causal", scale=None)
+
+
+def _softmax(
+    tables: dict[str, Array], pins: _Pins, scaled: Array, v: Array, seen: Array
+) -> AffinitySteps:
+    """Put the masked numbers and their exponentials into tables; return what follows from them."""
+    done = steps_from_affinities(scaled, v, mask=seen)
+    tables["masked"] = masked = pins.set("masked", done.masked)
+    if masked is not done.masked:
+        done = _from_masked(masked, v)
+    tables["exponentials"] = exponentials = pins.set("exponentials", done.exponentials)
+    if exponentials is not done.exponentials:
+        with np.errstate(divide="ignore"):
+            logs = np.log(exponentials)
+        # What wasn't changed is taken from before, where it can't have been too large.
+        done = _from_masked(np.where(exponentials == done.exponentials, masked, logs), v)
+    return done
+
+
+def _from_masked(masked: Array, v: Array) -> AffinitySteps:
+    seen = ~np.isneginf(masked)
+    return steps_from_affinities(np.where(seen, masked, 0.0), v, mask=seen)
 
 
 class _Pins:
@@ -251,8 +277,13 @@ def _whole(value: object, least: int, most: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
-def _pin(name: str) -> Pin:
+def _pin(name: str, value: object) -> tuple[Pin, float]:
     match = _PIN.fullmatch(name)
     if match is None or match[1] not in PINNED:
         raise ConfigError(f"{name[:40]!r} pinned", f"one of {', '.join(PINNED)}", "reload the page")
-    return match[1], int(match[2]), int(match[3]), int(match[4])
+    # JSON has no word for -inf.
+    hidden = value is None and match[1] == "masked"
+    number = -np.inf if hidden else _number(name[:40], value)
+    if match[1] == "exponentials" and number < 0:
+        raise ConfigError(f"{name[:40]} {number:g}", "0 or more: a power of e", "type another")
+    return (match[1], int(match[2]), int(match[3]), int(match[4])), number

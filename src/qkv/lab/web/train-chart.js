@@ -47,7 +47,7 @@ export function mountChart(element, on) {
   const table = makeElement("table", { class: "numbers" },
     makeElement("thead", {}, makeElement("tr", {}, ...["run", "tokens", "loss", "validation loss"].map((text) => makeElement("th", { scope: "col", text })))),
     body);
-  const empty = makeElement("p", { class: "soft empty", text: "No loss yet." });
+  const empty = makeElement("p", { class: "soft empty", hidden: true, text: "No loss yet." });
   element.append(
     makeElement("div", { class: "head" }, makeElement("h2", { text: "Loss, nats a token" }), scale),
     plot, empty, makeElement("details", {}, makeElement("summary", { text: "The losses as a table" }), makeElement("div", { class: "scrolls", tabindex: "0", role: "group", "aria-label": "losses" }, table)));
@@ -141,7 +141,7 @@ export function mountChart(element, on) {
     drawn = performance.now();
     scale.textContent = log ? "linear scale" : "logarithmic scale";
     const some = told.runs.some(({ run }) => run.losses.length || run.validation.length);
-    empty.hidden = some;
+    empty.hidden = some || told.runs.length === 0;
     plot.hidden = !some;
     fillTable();
     if (!some) return;

@@ -35,6 +35,11 @@ function isDark(color) {
   return 0.2126 * red + 0.7152 * green + 0.0722 * blue < 0.179;
 }
 
+function refusal(name, text) {
+  const least = name === "exponentials" ? "0" : "−1,000,000";
+  return `“${text.slice(0, 20)}” is no number from ${least} to 1,000,000${name === "masked" ? ", nor −∞" : ""}`;
+}
+
 export class MatrixView {
   /** @param {any} model @param {MatrixProps} props */
   constructor(model, props) {
@@ -137,18 +142,19 @@ export class MatrixView {
     cell.focus();
     if (!this.model.isEditable(name)) return;
     const place = this.place(row, col);
-    const before = this.model.matrix(name)[place[0]][place[1]];
+    const found = this.model.matrix(name)[place[0]][place[1]];
+    const before = name === "masked" ? (found ?? -Infinity) : found;
     const pinned = this.model.isPinned(name, ...place);
     const input = makeElement("input", {
       type: "text", inputmode: "text", autocomplete: "off", spellcheck: "false",
       "aria-label": `${this.props.title}, ${this.props.rowName(row)}, ${this.props.colName(col)}`,
     });
-    input.value = typed ?? (before === null ? "" : String(before).replace("-", "−"));
+    input.value = typed ?? String(before ?? "").replace("-", "−").replace("Infinity", "∞");
     this.editing = { row, col, input, back: () => onChange(name, ...place, pinned || this.model.isGiven(name) ? before : null) };
     cell.replaceChildren(input);
     cell.classList.add("editing");
     const take = () => {
-      const number = parseNumber(input.value);
+      const number = parseNumber(input.value, name);
       input.setAttribute("aria-invalid", String(number === null));
       if (number !== null && (number !== before || typed)) onChange(name, ...place, number);
       return number !== null || input.value.trim() === "";
@@ -156,7 +162,7 @@ export class MatrixView {
     input.addEventListener("input", take);
     input.addEventListener("blur", () => {
       if (this.editing?.input !== input) return;
-      if (!take()) onProblem(`“${input.value.slice(0, 20)}” is no number from −1,000,000 to 1,000,000`);
+      if (!take()) onProblem(refusal(name, input.value));
       this.end(true);
     });
     input.focus();
@@ -167,9 +173,8 @@ export class MatrixView {
   /** Close the field. @param {boolean} keep what was typed @param {boolean} [onward] to the next row */
   end(keep, onward = false) {
     const { row, col, input, back } = this.editing;
-    if (keep && parseNumber(input.value) === null && input.value.trim() !== "") {
-      this.props.onProblem(`“${input.value.slice(0, 20)}” is no number from −1,000,000 to 1,000,000`);
-    }
+    const { name } = this.props;
+    if (keep && parseNumber(input.value, name) === null && input.value.trim() !== "") this.props.onProblem(refusal(name, input.value));
     const focused = document.activeElement === input;
     this.editing = null;
     this.cells[row][col].classList.remove("editing");
@@ -182,18 +187,19 @@ export class MatrixView {
   update() {
     const { name } = this.props;
     const matrix = this.model.matrix(name);
-    const square = ["scores", "scaled", "masked", "exponentials", "pattern"].includes(name);
     const hatched = ["masked", "exponentials", "pattern"].includes(name);
     const theme = this.theme?.() ?? "light";
     this.cells.forEach((line, row) => line.forEach((cell, col) => {
       const [down, right] = this.place(row, col);
       const number = matrix[down]?.[right];
       if (this.editing?.row === row && this.editing?.col === col) return;
-      const shut = square && !this.model.allowed[down][right];
-      const banned = shut && ["causal", "after"].includes(this.model.mask) && hatched && !(this.model.mask === "after" && name !== "pattern");
+      const shut = hatched && !this.model.allowed[down][right];
+      const masks = this.model.mask === "causal" || (this.model.mask === "after" && name === "pattern");
+      const open = name === "masked" ? number !== null : number !== 0;
+      const banned = shut && hatched && masks && !open;
       cell.textContent = name === "masked" && number === null ? "−∞" : shortDigits(number);
       cell.classList.toggle("banned", banned);
-      cell.classList.toggle("leak", hatched && shut && !banned);
+      cell.classList.toggle("leak", shut && !banned);
       cell.classList.toggle("pinned", this.model.isPinned(name, down, right));
       if (name === "pattern" && !banned) {
         const color = rampColor(theme, rampPlace(number, true));

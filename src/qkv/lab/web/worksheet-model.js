@@ -2,12 +2,19 @@
 // server's numbers beside it.
 
 const MATRICES = ["x", "w_q", "w_k", "w_v", "w_o", "q", "k", "v", "scores"];
-const PINNABLE = ["q", "k", "v", "scores", "scaled", "pattern", "mixed"];
+const PINNABLE = ["q", "k", "v", "scores", "scaled", "masked", "exponentials", "pattern", "mixed", "output"];
+const SQUARE = ["scores", "scaled", "masked", "exponentials", "pattern"];
 const LARGEST = 1e6;
 
-/** @param {string} text @returns {number | null} */
-export function parseNumber(text) {
+/**
+ * @param {string} text
+ * @param {string} [name] the matrix in which it is to stand: among masked numbers −∞ may
+ * @returns {number | null}
+ */
+export function parseNumber(text, name = "") {
   const said = text.trim().replaceAll("−", "-").replace(",", ".");
+  if (name === "masked" && /^-(∞|inf(inity)?)$/i.test(said)) return -Infinity;
+  if (name === "exponentials" && said.startsWith("-")) return null;
   const number = said === "" ? NaN : Number(said);
   return Number.isFinite(number) && Math.abs(number) <= LARGEST ? number : null;
 }
@@ -91,15 +98,19 @@ export class Model {
   }
 
   isEditable(name) {
-    return this.isGiven(name) || PINNABLE.includes(name);
+    return this.isGiven(name) || PINNABLE.includes(name) || name === "joined";
   }
 
   isPinned(name, row, col) {
     return this.key(name, row, col) in this.pins;
   }
 
+  /** What a number is called that is changed by hand. */
   key(name, row, col) {
-    return `${name}.${this.head}.${row}.${col}`;
+    if (name === "output") return `output.0.${row}.${col}`;
+    if (name !== "joined") return `${name}.${this.head}.${row}.${col}`;
+    const each = this.reply.tables.mixed[0][0].length;
+    return `mixed.${Math.floor(col / each)}.${row}.${col % each}`;
   }
 
   /** What would stand where a number is pinned. */
@@ -140,7 +151,7 @@ export class Model {
     // What was changed by hand at a token that is gone is gone with it.
     this.pins = Object.fromEntries(Object.entries(this.pins).filter(([key]) => {
       const [name, , row, col] = key.split(".");
-      return Number(row) < tokens && (!["scores", "scaled", "pattern"].includes(name) || Number(col) < tokens);
+      return Number(row) < tokens && (!SQUARE.includes(name) || Number(col) < tokens);
     }));
   }
 
@@ -173,8 +184,8 @@ export class Model {
         const found = read(text);
         const even = found.every((row) => row.length === found[0].length && row.every(Number.isFinite));
         if (even) this.sheet[key] = found;
-      } else if (PINNABLE.includes(name) && places.length === 3 && parseNumber(text) !== null) {
-        this.pins[key] = parseNumber(text);
+      } else if (PINNABLE.includes(name) && places.length === 3 && parseNumber(text, name) !== null) {
+        this.pins[key] = parseNumber(text, name);
       }
     }
     if (["causal", "none", "zero", "after"].includes(query.get("mask"))) this.sheet.mask = query.get("mask");
