@@ -72,6 +72,16 @@ def test_a_short_run_has_both_ends(steps: int, a_step: float) -> None:
         assert (found[0], found[-1]) == (0, steps)
 
 
+@pytest.mark.parametrize(("cost", "count"), [(0.01, 10), (0.02, 5), (0.2, 2)])
+def test_a_run_of_a_moment_has_what_nobody_notices(cost: float, count: int) -> None:
+    pace = Pace(probe_steps(500), share=0.02, least_seconds=0.1, ends=True)
+    for step in range(501):
+        if pace.due(step, 0.001):
+            pace.note(step, cost)
+    assert list(pace.done)[-1] == 500
+    assert count - 2 <= len(pace.done) <= count + 1
+
+
 def test_taken_up_again_it_goes_on() -> None:
     whole, first = Pace(probe_steps(1000), 0.02), Pace(probe_steps(1000), 0.02)
     steps = made(whole, 1.0)

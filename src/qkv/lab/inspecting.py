@@ -20,7 +20,7 @@ from qkv.lab.effects import Effects, compare
 from qkv.lab.loading import Models, few_threads, passage_of, probes_of
 from qkv.lab.pyramids import Pyramids
 from qkv.lab.shelf import OWN, Item, Shelf
-from qkv.lab.torch_threads import one_thread
+from qkv.lens.threads import one_thread
 
 if TYPE_CHECKING:
     from qkv.lens import AttentionMap, Trace

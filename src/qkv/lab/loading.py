@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from qkv.errors import ConfigError, TextError
 from qkv.lab.shelf import OWN, Item
-from qkv.lab.torch_threads import all_threads, one_thread
+from qkv.lens.threads import all_threads, one_thread
 
 if TYPE_CHECKING:
     from qkv.models.foreign import AnyModel

@@ -43,8 +43,8 @@ class TrainingConfig:
         keep: how many checkpoints stay on disk.
         probes: at how many steps a passage is read and what its heads look at is kept, at most;
             2 or more, or 0 for none.
-        probe_share: of the time of training, what probes may take; the first and the last are made
-            whatever they take.
+        probe_share: of the time of training, what probes may take; a tenth of a second if that is
+            more, and the first and the last are made whatever they take.
 
     Raises:
         ConfigError: a number out of its range.

@@ -9,7 +9,7 @@ from itertools import count as counting
 
 __all__ = ["Pace", "probe_steps"]
 
-FIRST_SECONDS, FIRST_STEPS = 0.06, 0.1
+FIRST_SECONDS, FIRST_STEPS = 0.02, 0.1
 """What a probe is taken to cost until one was made: so many seconds, and so much of a step."""
 RESERVE = 0.5
 """Kept back for the last, as a part of its cost: times differ."""
@@ -53,11 +53,20 @@ class Pace:
     Args:
         plan: steps at which it may be done, in order; the last is the run's last.
         share: of the time that all of the run's steps take.
-        ends: whether the first and the last are done whatever they cost: a short run has these.
+        least_seconds: what it may take in all, however short the run.
+        ends: whether the first and the last are done whatever they cost.
     """
 
-    def __init__(self, plan: Iterable[int], share: float, *, ends: bool = False) -> None:
+    def __init__(
+        self,
+        plan: Iterable[int],
+        share: float,
+        *,
+        least_seconds: float = 0.0,
+        ends: bool = False,
+    ) -> None:
         self.plan, self.share, self.ends = tuple(plan), share, ends
+        self.least_seconds = least_seconds
         self.done: dict[int, float] = {}  # seconds each took, by step
 
     def note(self, step: int, seconds: float) -> None:
@@ -82,7 +91,8 @@ class Pace:
             return True
         recent = list(self.done.values())[-RECENT:]
         cost = max(recent) if recent else FIRST_SECONDS + FIRST_STEPS * step_seconds
-        left = self.share * step_seconds * self.plan[-1] - sum(self.done.values())
+        most = max(self.least_seconds, self.share * step_seconds * self.plan[-1])
+        left = most - sum(self.done.values())
         last = step == self.plan[-1]
         fitting = left / max(cost, 1e-9) - (0 if last else RESERVE)
         if fitting >= len(self.plan) - at:

@@ -20,6 +20,7 @@ from torch import nn
 
 from qkv.errors import ConfigError
 from qkv.lens import Trace, capture, load
+from qkv.lens.threads import one_thread
 from qkv.models import ModelConfig, Sampling, has_attention
 from qkv.models.assembly import outline
 from qkv.text import Tokenizer
@@ -39,6 +40,8 @@ SAMPLE_TOKENS = 32
 """Of a sample, at most: with the prompt it stays within the context."""
 SAMPLE_SHARE = 1 / 3
 """Of the time of probes, what samples may take."""
+LEAST_SECONDS = 0.1
+"""What heads look at may take so long in a run of a second too: nobody notices."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +87,8 @@ class Prober:
 
     Two thirds of the share are for what heads look at, one for samples, which take longer; both are
     spaced by logarithm (`Pace`). Step 0 is made after the second step, when it is known what a step
-    takes, from weights drawn anew. In a short run the first and the last may take more than the
-    share, and have no samples.
+    takes, from weights drawn anew. In a run of seconds they may take more than the share, and have
+    no samples.
 
     Args:
         files: where they are written.
@@ -119,7 +122,12 @@ class Prober:
         self.untrained, self.device = untrained, device
         self.ids = torch.from_numpy(np.asarray(tokenizer.encode(passage), np.int64))[None]
         plan = probe_steps(steps, training.probes)
-        self.reading = Pace(plan, training.probe_share * (1 - SAMPLE_SHARE), ends=True)
+        self.reading = Pace(
+            plan,
+            training.probe_share * (1 - SAMPLE_SHARE),
+            least_seconds=LEAST_SECONDS if training.probe_share else 0.0,
+            ends=True,
+        )
         self.sampling = Pace(plan, training.probe_share * SAMPLE_SHARE)
         for line in files.read():
             writing = line.get("sample_seconds")
@@ -156,13 +164,15 @@ class Prober:
         self, model: nn.Module, step: int, report: StepReport | None, step_seconds: float
     ) -> Iterator[Probed]:
         started = time.perf_counter()
-        trace, loss = self._read(model)
-        if not math.isfinite(loss):
-            return  # the loop says what is to be said of it
         path = self.files.path(step)
-        self.files.make_folder()
-        trace.save(path, "int8")
-        table = load(path).heads()
+        # A passage is small: a second thread only waits for the first, and costs three times that.
+        with one_thread():
+            trace, loss = self._read(model)
+            if not math.isfinite(loss):
+                return  # the loop says what is to be said of it
+            self.files.make_folder()
+            trace.save(path, "int8")
+            table = load(path).heads()
         self.reading.note(step, time.perf_counter() - started)
         sample = None
         if self.sampling.due(step, step_seconds):
