@@ -208,6 +208,53 @@ def test_tokens_are_added_and_taken_away(visit: Visit, lab_url: str) -> None:
     assert len(numbers(visit(page.url.removeprefix(lab_url)), "pattern")[0]) == 2
 
 
+@pytest.mark.parametrize("name", ["Token 3 of 4", "Token 2 of 3", "The scaled step"])
+def test_one_query_stays_one_whatever_the_tokens(visit: Visit, name: str) -> None:
+    page = visit(EMPTY)
+    choose(page, name)
+    tokens = page.get_by_role("group", name="how many tokens")
+    count = len(numbers(page, "pattern")[0])
+    for _ in range(count - 1):
+        count -= 1
+        tokens.get_by_role("button", name="one token less").click()
+        tokens.get_by_text(str(count), exact=True).wait_for()
+    for _ in range(3):
+        count += 1
+        tokens.get_by_role("button", name="one token more").click()
+        tokens.get_by_text(str(count), exact=True).wait_for()
+    assert page.locator(".problem").is_hidden()
+    assert [len(row) for row in numbers(page, "pattern")] == [count]
+
+
+def test_without_the_lab_what_is_shown_stays(visit: Visit) -> None:
+    page = visit(EMPTY, allowed="ERR_FAILED")
+    before = numbers(page, "pattern")
+    page.route("**/api/worksheet", lambda route: route.abort())
+    page.get_by_role("button", name="The scaled step").click()
+    page.locator(".problem").filter(has_text="can't be reached").wait_for()
+    cell(page, "scores", 1, 1).hover()
+    assert page.locator(".why").inner_text().startswith("scores, t2")
+    page.get_by_role("button", name="one token more").click()
+    page.locator(".choice[aria-pressed=true]").first.wait_for()
+    assert numbers(page, "pattern") == before
+    page.unroute("**/api/worksheet")
+    page.get_by_role("button", name="The scaled step").click()
+    page.locator(".problem").wait_for(state="hidden")
+    assert len(numbers(page, "pattern")) == 1
+
+
+def test_numbers_out_of_range_are_explained_all_the_same(visit: Visit) -> None:
+    page = visit(EMPTY)
+    choose(page, "Token 3 of 4")
+    for col, typed in ((0, "900"), (1, "899")):
+        cell(page, "scores", 0, col).click()
+        page.keyboard.type(typed)
+        page.keyboard.press("Enter")
+        wait_for(page, "scaled", 0, col, typed)
+    cell(page, "pattern", 0, 1).hover()
+    assert page.locator(".why").inner_text().endswith(".269 = e899 − 900 / Σ ex − 900")
+
+
 def test_by_keyboard_alone(visit: Visit) -> None:
     page = visit(EMPTY)
     for _ in range(60):

@@ -126,9 +126,9 @@ def examples() -> tuple[Example, ...]:
                 "of about 1, and the softmax stays soft.",
                 wide, 5, 0,
             ),
-            _Wrong("wide-not", "no scale", "Scores have a spread of about 8: each row is nearly "
-                   "one-hot, and the softmax's gradient nearly 0, so that nothing more is learnt.",
-                   {"scale": 1}),
+            _Wrong("wide-not", "no scale", "Scores have a spread of about 8: rows of several keys "
+                   "are nearly one-hot, and the softmax's gradient is small. Little of what is "
+                   "learnt goes back through the weights to q and k.", {"scale": 1}),
         ),
         Example(
             "heads", "Two heads",

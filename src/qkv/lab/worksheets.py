@@ -64,8 +64,9 @@ class Worked:
 
     `exponentials` are as by hand, `total` (H, Q) their sums, `weights` (H, Q) the sums of the
     pattern's rows; `entropy` (H, Q) is the softmax's, in nats, and `gradient` (H, Q) the Frobenius
-    norm of its Jacobian diag(p) - p pᵀ: how much weights move when scores do. `computed` holds what
-    would stand where a number is pinned.
+    norm of its Jacobian diag(p) - p pᵀ: how much weights move when scaled scores do. Both are of
+    what the softmax gave, whatever was pinned or masked after it. `computed` holds what would stand
+    where a number is pinned.
     """
 
     sheet: Sheet
@@ -157,7 +158,6 @@ def work(sheet: Sheet) -> Worked:
     if w_o is not None:
         output = pins.set("output", project(concat_heads(mixed), w_o, "W_O")[None])[0]
     pins.check()
-    softmaxed = pattern if sheet.mask != "after" else done.pattern
     return Worked(
         sheet,
         scale,
@@ -166,7 +166,7 @@ def work(sheet: Sheet) -> Worked:
         tables,
         done.total,
         pattern.sum(axis=-1),
-        *_spread(softmaxed),
+        *_spread(done.pattern),
         output,
         pins.computed,
     )

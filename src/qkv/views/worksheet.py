@@ -100,6 +100,8 @@ def row_sentence(token: int, pattern: Any, allowed: Any, mixed: Any) -> str:
 
     >>> row_sentence(2, np.array([0.5, 0.5, 0.0]), np.array([True, True, False]), np.array([3.0]))
     'Token 2 gives .5 to each of tokens 1 and 2, and takes in 3.'
+    >>> row_sentence(3, np.array([0.4, 0.2, 0.4]), np.ones(3, bool), np.array([3.0]))
+    'Token 3 gives most, .4, to each of tokens 1 and 3, and takes in 3.'
     """
     seen, taken = np.flatnonzero(allowed).tolist(), tuple_of(mixed)
     asker = f"Token {token}"
@@ -110,9 +112,11 @@ def row_sentence(token: int, pattern: Any, allowed: Any, mixed: Any) -> str:
     if np.allclose(pattern[seen], pattern[seen[0]]):
         each = digits(float(pattern[seen[0]]))
         return f"{asker} gives {each} to each of {tokens_named(seen)}, and takes in {taken}."
-    most = int(pattern.argmax())
+    largest = float(pattern.max())
+    most = np.flatnonzero(np.isclose(pattern, largest)).tolist()
+    each = "each of " if len(most) > 1 else ""
     return (
-        f"{asker} gives most, {digits(float(pattern[most]))}, to {tokens_named([most])}, "
+        f"{asker} gives most, {digits(largest)}, to {each}{tokens_named(most)}, "
         f"and takes in {taken}."
     )
 

@@ -35,9 +35,18 @@ export class Model {
   take(id) {
     this.example = this.examples.find((one) => one.id === id) ?? this.examples[0];
     this.sheet = structuredClone(this.example.sheet);
+    // Whether every token asks, or only some do.
+    const { x, q, scores } = this.sheet;
+    this.allAsk = Boolean(x) || (q ?? scores).length === this.tokens;
     this.pins = {};
     this.head = 0;
     this.focus = ["pattern", this.example.row, this.example.col];
+  }
+
+  /** What can be gone back to: all but the server's numbers. */
+  keep() {
+    const { example, allAsk, head, focus } = this;
+    return { example, allAsk, head, focus, sheet: structuredClone(this.sheet), pins: { ...this.pins } };
   }
 
   get mask() {
@@ -138,14 +147,13 @@ export class Model {
   /** Add a token at the end, all of it 0, or take the last away. */
   resize(tokens) {
     const fit = (rows, count, make) => Array.from({ length: count }, (_, at) => rows[at] ?? make());
-    const before = this.tokens;
-    for (const name of ["x", "q", "k", "v"]) {
+    for (const name of ["x", "k", "v", ...(this.allAsk ? ["q"] : [])]) {
       const rows = this.sheet[name];
-      if (rows && rows.length === before) this.sheet[name] = fit(rows, tokens, () => rows[0].map(() => 0));
+      if (rows) this.sheet[name] = fit(rows, tokens, () => rows[0].map(() => 0));
     }
     if (this.sheet.scores) {
       this.sheet.scores = this.sheet.scores.map((row) => fit(row, tokens, () => 0));
-      if (this.sheet.scores.length === before) this.sheet.scores = fit(this.sheet.scores, tokens, () => Array(tokens).fill(0));
+      if (this.allAsk) this.sheet.scores = fit(this.sheet.scores, tokens, () => Array(tokens).fill(0));
     }
     if (this.sheet.places) this.sheet.places = this.sheet.places.map((place) => Math.min(place, tokens - 1));
     // What was changed by hand at a token that is gone is gone with it.

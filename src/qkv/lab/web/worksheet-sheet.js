@@ -131,8 +131,8 @@ export class Sheet {
       cell(gradient[row]), ...(sound ? [makeElement("td", { class: "soft", text: digits(sound.gradient[row]) })] : []),
     ));
     this.stats.replaceChildren(
-      makeElement("figcaption", {}, makeElement("b", { text: "each row" }), " of the softmax", makeElement("small", { text: "in nats; ‖diag p − ppᵀ‖, Frobenius norm" })),
-      makeElement("div", { class: "sheet" }, makeElement("table", {}, makeElement("tbody", {}, head, ...lines))),
+      makeElement("figcaption", {}, makeElement("b", { text: "each row" }), " of the softmax", makeElement("small", { text: "in nats; ‖diag p − ppᵀ‖, by the scaled scores" })),
+      makeElement("div", { class: "sheet", tabindex: "0", role: "group", "aria-label": "what is said of each row" }, makeElement("table", {}, makeElement("tbody", {}, head, ...lines))),
     );
   }
 

@@ -59,6 +59,13 @@ function sum(left, leftName, right, rightName) {
 
 const column = (matrix, col) => matrix.map((row) => row[col]);
 
+/** A share where e to a number is too large or too small to be written: with the largest taken off. */
+function outOfRange(masked, col) {
+  const most = digits(Math.max(...masked.map((number) => number ?? -Infinity)));
+  const less = (number) => makeElement("sup", { text: `${number} − ${most.startsWith("−") ? `(${most})` : most}` });
+  return ["e", less(masked[col] === null ? "−∞" : digits(masked[col])), " / Σ e", less("x")];
+}
+
 /** What the scores are divided by, where that can be said with a root. */
 export function scaleWords(model) {
   const width = model.matrix("q")?.[0].length;
@@ -104,7 +111,8 @@ const EXPLAINED = {
     };
   },
   pattern: (model, row, col) => {
-    const over = [digits(model.matrix("exponentials")[row][col]), " / ", digits(model.rows.total[row])];
+    const [power, total] = [model.matrix("exponentials")[row][col], model.rows.total[row]];
+    const over = total ? [digits(power), " / ", digits(total)] : outOfRange(model.matrix("masked")[row], col);
     const struck = model.mask === "after" && !model.allowed[row][col];
     return { words: struck ? [...over, ", struck out afterwards"] : over, lights: [["exponentials", row, null]] };
   },

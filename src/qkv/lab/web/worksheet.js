@@ -37,6 +37,7 @@ export async function mount(main, shell) {
   let asking = null;
   let sent = 0;
   let keeping = 0;
+  let known = null;
 
   /** Have it worked; the last to be asked is what is shown. */
   async function work() {
@@ -47,6 +48,7 @@ export async function mount(main, shell) {
       const reply = await postJson("worksheet", model.asked(), asking.signal);
       if (mine !== sent) return false;
       model.reply = reply;
+      known = model.keep();
       problem.hidden = true;
       // Addresses may only be changed so often.
       clearTimeout(keeping);
@@ -64,8 +66,16 @@ export async function mount(main, shell) {
   };
 
   async function build() {
+    const mine = sent + 1;
     if (!(await work())) {
-      if (model.reply) return;
+      if (mine !== sent) return;
+      if (model.reply) {
+        // What is shown has the shape of what was answered last.
+        Object.assign(model, structuredClone(known));
+        drawGallery();
+        drawOptions();
+        return;
+      }
       // An address that makes no worksheet: the example that it names does.
       model.take(model.example.id);
       if (!(await work())) return;
