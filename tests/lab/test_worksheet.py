@@ -231,6 +231,18 @@ def test_the_script_runs_and_prints_the_output(name: str, tmp_path: Path) -> Non
     assert numbers[-last.size :] == pytest.approx(last.ravel().tolist(), abs=6e-4)
 
 
+def test_the_script_computes_what_is_shown_or_what_floats_can(tmp_path: Path) -> None:
+    for largest in (3, 2000, -2000):
+        given = {"scores": [[largest, largest - 1]], "v": [[1], [2]]}
+        done = work(read_sheet(given))
+        told: dict[str, Any] = {"print": lambda *_: None}
+        exec(as_numpy(done), told)
+        assert np.allclose(told["pattern"], done.tables["pattern"], rtol=1e-12)
+    done = worked("whole")
+    exec(as_numpy(done), told)
+    assert np.allclose(told["exponentials"], done.tables["exponentials"], rtol=1e-12)
+
+
 def test_the_script_has_what_was_changed_by_hand(rng: np.random.Generator) -> None:
     pins = {"q.1.3.0": 9, "scores.0.2.2": -1, "scaled.1.0.0": 2, "pattern.2.4.1": 0.5}
     done = work(read_sheet({**drawn(rng), "mask": "after", "pins": {**pins, "mixed.0.0.3": 7}}))

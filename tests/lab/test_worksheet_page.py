@@ -255,6 +255,28 @@ def test_numbers_out_of_range_are_explained_all_the_same(visit: Visit) -> None:
     assert page.locator(".why").inner_text().endswith(".269 = e899 − 900 / Σ ex − 900")
 
 
+def test_what_was_copied_follows_what_is_changed(visit: Visit) -> None:
+    page = visit(EMPTY)
+    page.get_by_role("button", name="Copy as NumPy").click()
+    box = page.get_by_label("the worksheet to copy")
+    box.wait_for()
+    cell(page, "X", 0, 0).click()
+    page.keyboard.type("1/8")
+    page.keyboard.press("Enter")
+    page.wait_for_function(
+        "() => document.querySelector('.copies textarea').value.includes('0.125')"
+    )
+
+
+def test_the_row_that_looks_ahead_most_is_told(visit: Visit) -> None:
+    page = visit(EMPTY)
+    page.get_by_text("no mask", exact=True).click()
+    page.wait_for_function("""() => {
+        const found = document.querySelector(".why").textContent.match(/^pattern, t(.) → t(.)/);
+        return found && found[2] > found[1];
+    }""")
+
+
 def test_by_keyboard_alone(visit: Visit) -> None:
     page = visit(EMPTY)
     for _ in range(60):

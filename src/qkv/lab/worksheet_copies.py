@@ -14,6 +14,7 @@ __all__ = ["as_latex", "as_numpy"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 LETTERS = {"x": "X", "w_q": "W_Q", "w_k": "W_K", "w_v": "W_V", "w_o": "W_O"}
+MOST = " - masked.max(axis=-1, keepdims=True)"
 MASK_CODE = {
     "causal": "masked = np.where(allowed, scaled, -np.inf)",
     "none": "masked = scaled  # no mask",
@@ -130,8 +131,11 @@ def _softmax(worked: Worked) -> list[str]:
     """The lines from masked numbers to the pattern; plainer where a row can't be without tokens."""
     masked, powers = _pinned(worked, "masked"), _pinned(worked, "exponentials")
     if not masked and not powers:
+        total = worked.total
+        # As by hand, where floats reach.
+        less = "" if np.isfinite(total).all() and total.all() else MOST
         return [
-            "exponentials = np.exp(masked - masked.max(axis=-1, keepdims=True))",
+            f"exponentials = np.exp(masked{less})",
             "pattern = exponentials / exponentials.sum(axis=-1, keepdims=True)",
         ]
     return [

@@ -15,7 +15,8 @@ export function parseNumber(text, name = "") {
   const said = text.trim().replaceAll("−", "-").replace(",", ".");
   if (name === "masked" && /^-(∞|inf(inity)?)$/i.test(said)) return -Infinity;
   if (name === "exponentials" && said.startsWith("-")) return null;
-  const number = said === "" ? NaN : Number(said);
+  const [over, under, ...more] = said.split("/");
+  const number = said === "" || more.length ? NaN : Number(over) / (under === undefined ? 1 : Number(under || NaN));
   return Number.isFinite(number) && Math.abs(number) <= LARGEST ? number : null;
 }
 
@@ -63,6 +64,14 @@ export class Model {
 
   get allowed() {
     return this.reply.allowed;
+  }
+
+  /** The row and column of the later token that gets most weight, or none. */
+  largestLeak() {
+    const places = this.allowed.flatMap((row, at) => row.flatMap((allowed, col) => (allowed ? [] : [[at, col]])));
+    const weight = ([row, col]) => this.reply.tables.pattern[this.head][row][col];
+    const most = places.sort((a, b) => weight(b) - weight(a))[0];
+    return most && weight(most) > 0 ? most : null;
   }
 
   /** What is said of each row of the head that is shown. */

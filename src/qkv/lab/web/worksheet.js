@@ -49,6 +49,7 @@ export async function mount(main, shell) {
       if (mine !== sent) return false;
       model.reply = reply;
       known = model.keep();
+      if (!text.hidden) write().catch((error) => complain(error.message));
       problem.hidden = true;
       // Addresses may only be changed so often.
       clearTimeout(keeping);
@@ -203,9 +204,11 @@ export async function mount(main, shell) {
       refreshAll();
     } });
     options.replaceChildren(
-      choices("mask", "mask", MASKS, model.mask, (value) => {
+      choices("mask", "mask", MASKS, model.mask, async (value) => {
         model.setOption("mask", value);
-        refreshAll();
+        await refreshAll();
+        const leak = model.largestLeak();
+        if (leak) show((model.focus = ["pattern", ...leak]));
       }),
       makeElement("div", { class: "scales" },
         choices("scale", "scale", scales, kind, (value) => {
@@ -231,14 +234,22 @@ export async function mount(main, shell) {
 
   const status = makeElement("span", { class: "soft", role: "status" });
   const text = makeElement("textarea", { rows: "10", readonly: true, hidden: true, "aria-label": "the worksheet to copy", spellcheck: "false" });
+  let written = "";
+
+  /** Write the worksheet as it is now into the box. */
+  async function write() {
+    text.value = (await postJson("worksheet/copy", { kind: written, sheet: model.asked() })).text;
+    status.textContent = "";
+  }
+
   const copy = (kind, name) => makeElement("button", { type: "button", class: "action", text: `Copy as ${name}`, onclick: async () => {
     try {
-      const reply = await postJson("worksheet/copy", { kind, sheet: model.asked() });
-      text.value = reply.text;
+      written = kind;
+      await write();
       text.hidden = false;
       text.select();
       // Browsers hand out the clipboard on this machine only; elsewhere the text is there to copy.
-      await navigator.clipboard?.writeText(reply.text).then(() => (status.textContent = `copied as ${name}`), () => (status.textContent = "select and copy it"));
+      await navigator.clipboard?.writeText(text.value).then(() => (status.textContent = `copied as ${name}`), () => (status.textContent = "select and copy it"));
     } catch (error) {
       complain(error.message);
     }
