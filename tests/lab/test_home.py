@@ -45,6 +45,19 @@ def test_another_sentence_is_read(visit: Visit) -> None:
     assert "looks" in sentence(page)
 
 
+def test_the_sentence_goes_along(visit: Visit, lab_url: str) -> None:
+    page = visit("")
+    page.locator("#sentence").fill("JULIET:\nO gentle Romeo & so on")
+    page.wait_for_url("**?text=JULIET**")
+    again = visit(page.url.removeprefix(lab_url))
+    assert again.locator("#sentence").input_value() == "JULIET:\nO gentle Romeo & so on"
+    again.get_by_role("link", name="Look inside a model").click()
+    again.wait_for_selector("html[data-ready=true]")
+    assert again.get_by_role("textbox", name="Text").input_value() == "JULIET:\nO gentle Romeo & so on"
+    page.locator("#sentence").fill("a" * 400)
+    assert "Inspect reads longer texts" in page.locator("#most").inner_text()
+
+
 def test_a_sentence_that_cannot_be_read_is_answered_in_the_page(visit: Visit) -> None:
     page = visit("", allowed="400")  # which Chromium writes into the console
     page.locator("#sentence").fill("")

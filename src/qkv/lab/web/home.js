@@ -7,6 +7,7 @@ import { LIVING, stateWords } from "./train-words.js";
 import { makeElement, mountMap } from "./views.js";
 
 const SENTENCE = "ROMEO:\nWhat light through yonder window breaks?\n";
+const MOST = 256;
 const PAUSE_MS = 250;
 const SLOW_MS = 150;
 const DOORS = [
@@ -25,8 +26,9 @@ export async function mount(main, shell) {
   const sub = makeElement("p", { class: "sub" });
   const picture = makeElement("div", { class: "picture" });
   const busy = makeElement("p", { class: "busy", role: "status", hidden: true });
-  const box = makeElement("textarea", { id: "sentence", rows: "3", spellcheck: "false", maxlength: "256" });
-  box.value = SENTENCE;
+  const box = makeElement("textarea", { id: "sentence", rows: "3", spellcheck: "false", maxlength: MOST, "aria-describedby": "most" });
+  box.value = new URLSearchParams(location.search).get("text")?.slice(0, MOST) || SENTENCE;
+  const most = makeElement("p", { class: "soft small", id: "most", role: "status", hidden: true, text: `No more than ${MOST} characters here; Inspect reads longer texts.` });
   const problem = makeElement("p", { class: "problem", role: "alert", hidden: true });
   const words = makeElement(
     "div",
@@ -37,6 +39,7 @@ export async function mount(main, shell) {
       "attention each earlier one is given." }),
     makeElement("label", { for: "sentence", text: "Its sentence. Type another:" }),
     box,
+    most,
     problem,
   );
   const doors = makeElement("ul", { class: "doors" }, ...DOORS.map(([path, name, text]) =>
@@ -104,11 +107,21 @@ export async function mount(main, shell) {
       if (asked === attempts) busy.hidden = true;
     }
   }
+  /** The sentence goes along: into the address, and through the door to all of the model's heads. */
+  function carry() {
+    most.hidden = box.value.length < MOST;
+    const query = box.value === SENTENCE ? "" : `?${new URLSearchParams({ text: box.value })}`;
+    history.replaceState(null, "", `./${query}`);
+    doors.querySelector('a[href^="inspect"]').href = `inspect${query}`;
+  }
+
   box.addEventListener("input", () => {
+    carry();
     clearTimeout(timer);
     timer = setTimeout(attempt, PAUSE_MS);
   });
   document.addEventListener("qkv-theme", ({ detail }) => map?.update({ theme: detail }));
+  carry();
   await attempt();
 }
 
