@@ -6,17 +6,22 @@ const PINNABLE = ["q", "k", "v", "scores", "scaled", "masked", "exponentials", "
 const SQUARE = ["scores", "scaled", "masked", "exponentials", "pattern"];
 const LARGEST = 1e6;
 
+const plain = (text) => (/^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text) ? Number(text) : NaN);
+
 /**
  * @param {string} text
  * @param {string} [name] the matrix in which it is to stand: among masked numbers −∞ may
  * @returns {number | null}
  */
 export function parseNumber(text, name = "") {
-  const said = text.trim().replaceAll("−", "-").replace(",", ".");
+  const typed = text.trim().replaceAll("−", "-");
+  // 1,000 may be a thousand, or one: it is refused.
+  if (/^[-+]?[1-9]\d{0,2}(,\d{3})+$/.test(typed)) return null;
+  const said = typed.replace(",", ".");
   if (name === "masked" && /^-(∞|inf(inity)?)$/i.test(said)) return -Infinity;
   if (name === "exponentials" && said.startsWith("-")) return null;
-  const [over, under, ...more] = said.split("/");
-  const number = said === "" || more.length ? NaN : Number(over) / (under === undefined ? 1 : Number(under || NaN));
+  const [over, under = "1", ...more] = said.split("/");
+  const number = more.length ? NaN : plain(over) / plain(under);
   return Number.isFinite(number) && Math.abs(number) <= LARGEST ? number : null;
 }
 
