@@ -35,3 +35,9 @@ def shakespeare() -> str:
     if not os.environ.get("QKV_DATA_DIR") or not path.is_file():
         pytest.skip("set QKV_DATA_DIR to a folder with tinyshakespeare.txt to run this test")
     return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def progress_of_tests(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What a person did on this machine is no business of tests, nor theirs of the person."""
+    os.environ["QKV_PROGRESS"] = str(tmp_path_factory.mktemp("progress") / "progress.db")

@@ -180,7 +180,12 @@ def running(folder: Path, *arguments: str, **environment: str) -> Iterator[Runni
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, "NO_COLOR": "1", **environment},
+        env={
+            **os.environ,
+            "NO_COLOR": "1",
+            "QKV_PROGRESS": str(folder / "progress.db"),
+            **environment,
+        },
     )
     assert process.stdout is not None
     lines: list[str] = []

@@ -47,13 +47,14 @@ def test_another_sentence_is_read(visit: Visit) -> None:
 
 def test_the_sentence_goes_along(visit: Visit, lab_url: str) -> None:
     page = visit("")
-    page.locator("#sentence").fill("JULIET:\nO gentle Romeo & so on")
+    typed = "JULIET:\nO gentle Romeo & so on"
+    page.locator("#sentence").fill(typed)
     page.wait_for_url("**?text=JULIET**")
     again = visit(page.url.removeprefix(lab_url))
-    assert again.locator("#sentence").input_value() == "JULIET:\nO gentle Romeo & so on"
+    assert again.locator("#sentence").input_value() == typed
     again.get_by_role("link", name="Look inside a model").click()
     again.wait_for_selector("html[data-ready=true]")
-    assert again.get_by_role("textbox", name="Text").input_value() == "JULIET:\nO gentle Romeo & so on"
+    assert again.get_by_role("textbox", name="Text").input_value() == typed
     page.locator("#sentence").fill("a" * 400)
     assert "Inspect reads longer texts" in page.locator("#most").inner_text()
 

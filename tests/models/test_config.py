@@ -61,6 +61,13 @@ def test_a_rung_config_survives_json(kind: str, vocab: int, head_width: int, hea
     assert config.head_width == head_width
 
 
+def test_a_rung_of_before_there_were_masks_to_leave_out_is_read() -> None:
+    config = from_json({"kind": "norm", "vocab": 65})
+    assert config == RungConfig("norm", vocab=65, masked=True, without=None)
+    cheating = RungConfig("heads", vocab=65, masked=False)
+    assert from_json(to_json(cheating)) == cheating
+
+
 def test_defaults_are_filled_in() -> None:
     config = TransformerConfig(vocab=65, width=60, heads=6)
     assert (config.kv_heads_, config.head_width_, config.hidden_) == (6, 10, 240)
@@ -127,6 +134,9 @@ def test_what_cannot_be_is_refused_when_made_and_when_read(
         ({"kind": "bigram", "vocab": 65, "width": 10, "heads": 3}, "3 heads for width 10"),
         ({"kind": "bigram", "vocab": 65, "context": 0}, "context=0"),
         ({"kind": "bigram", "vocab": [65]}, "vocab=[65]"),
+        ({"kind": "rnn", "vocab": 65, "masked": False}, "a rnn without its mask"),
+        ({"kind": "heads", "vocab": 65, "without": "residual"}, "a heads without its residual"),
+        ({"kind": "norm", "vocab": 65, "without": "attention"}, "without='attention'"),
     ],
 )
 def test_json_that_is_no_config_is_refused(data: dict[str, Any], line: str) -> None:

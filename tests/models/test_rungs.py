@@ -17,9 +17,11 @@ from qkv.errors import ShapeError
 from qkv.models import (
     RUNGS,
     RungConfig,
+    Sampling,
     TransformerConfig,
     build_model,
     count_parameters,
+    generate,
     has_attention,
 )
 from qkv.models.assembly import outline
@@ -229,3 +231,64 @@ def test_an_outline_counts_as_the_model_does(kind: str) -> None:
     shapes = outline(rung(kind).config)
     assert count_parameters(shapes) == count_parameters(rung(kind))
     assert has_attention(shapes) == has_attention(rung(kind))
+
+
+@pytest.mark.parametrize("kind", ATTENTION)
+def test_without_its_mask_a_rung_looks_ahead(kind: str) -> None:
+    model, ids = trained(kind, masked=False), tokens(2, T, V)
+    changed = ids.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % V
+    assert not torch.allclose(model(changed)[:, :-1], model(ids)[:, :-1])
+
+
+def test_without_its_mask_a_head_mixes_all_tokens_alike() -> None:
+    model, ids = trained("one-head", masked=False), tokens(1, T, V)
+    x = model.embed(ids)
+    attention = model.attention
+    weights = [getattr(attention, name).weight.T for name in ("query", "key", "value", "output")]
+    q, k, v = (x[0] @ weight for weight in weights[:3])
+    expected = ((q @ k.T) / math.sqrt(D)).softmax(-1) @ v @ weights[3]
+    assert torch.allclose(model.mix(x)[0], expected, atol=1e-12)
+
+
+def test_a_rung_that_cheats_still_writes() -> None:
+    model = rung("one-head", masked=False)
+    drawn = list(generate(model, tokens(2, 3, V), 2 * T, Sampling(seed=3)))
+    assert len(drawn) == 2 * T
+    assert all(0 <= int(token) < V for step in drawn for token in step)
+
+
+PARTS = ["residual", "normalisation", "feed-forward"]
+
+
+@pytest.mark.parametrize("part", [None, *PARTS])
+def test_a_block_without_one_part_is_the_rest_of_it(part: str | None) -> None:
+    model, ids = trained("norm", without=part), tokens(2, T, V)
+    x = model.embed(ids)
+    keep = 0.0 if part == "residual" else 1.0
+
+    def normalise(y: Tensor, name: str) -> Tensor:
+        if part == "normalisation":
+            return y
+        layer = getattr(model, name)
+        centred = y - y.mean(-1, keepdim=True)
+        spread = centred.square().mean(-1, keepdim=True)
+        return centred / (spread + layer.eps).sqrt() * layer.weight + layer.bias
+
+    expected = normalise(keep * x + model.attention(x), "after_attention")
+    if part != "feed-forward":
+        hidden = F.relu(expected @ model.up.weight.T + model.up.bias)
+        thought = hidden @ model.down.weight.T + model.down.bias
+        expected = normalise(keep * expected + thought, "after_thinking")
+    assert torch.allclose(model.mix(x), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_is_left_out_is_neither_learnt_nor_counted(part: str) -> None:
+    model = trained("norm", without=part)
+    F.cross_entropy(model(tokens(2, T, V)).flatten(0, 1), tokens(2, T, V).flatten()).backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    left = {"residual": 0, "normalisation": 4 * D, "feed-forward": 8 * D * D + 5 * D + 2 * D}
+    whole = count_parameters(rung("norm"))
+    assert whole - count_parameters(rung("norm", without=part)) == left[part]
+    assert count_parameters(outline(model.config)) == count_parameters(model)

@@ -13,12 +13,16 @@ import typer
 
 from qkv.cli.ablate import ablate_command
 from qkv.cli.bench import bench_command
+from qkv.cli.cards import cards
 from qkv.cli.console import INTERRUPTED, err, out
 from qkv.cli.doctor import doctor_command
+from qkv.cli.hand import hand_command
 from qkv.cli.inspect import inspect_command
 from qkv.cli.lab import lab_command
 from qkv.cli.ladder import demo_command, ladder_command
+from qkv.cli.learn import learn
 from qkv.cli.model import eval_command, prove_command, sample_command
+from qkv.cli.practice import practice_command
 from qkv.cli.steps import steps_command
 from qkv.cli.train import train_command
 from qkv.errors import QkvError
@@ -34,6 +38,7 @@ app = typer.Typer(
 )
 
 START = "Start here"
+LEARN = "Learn, and be examined"
 MODELS = "Train and use a model"
 TOOLS = "Look closer"
 
@@ -41,6 +46,10 @@ app.command("lab", rich_help_panel=START)(lab_command)
 app.command("demo", rich_help_panel=START)(demo_command)
 app.command("ladder", rich_help_panel=START)(ladder_command)
 app.command("steps", rich_help_panel=START)(steps_command)
+app.add_typer(learn, rich_help_panel=LEARN)
+app.command("practice", rich_help_panel=LEARN)(practice_command)
+app.command("hand", rich_help_panel=LEARN)(hand_command)
+app.add_typer(cards, rich_help_panel=LEARN)
 app.command("train", rich_help_panel=MODELS)(train_command)
 app.command("sample", rich_help_panel=MODELS)(sample_command)
 app.command("eval", rich_help_panel=MODELS)(eval_command)
@@ -53,8 +62,9 @@ app.command("doctor", rich_help_panel=TOOLS)(doctor_command)
 WELCOME = """\
 [bold]qkv[/] builds, trains and looks inside causal self-attention.
 
+  [bold]qkv lab[/]       all of it in your browser: learn, look inside, train
   [bold]qkv demo[/]      train every model from bigram to Transformer, in a minute or two
-  [bold]qkv steps[/]     one step of attention by hand, every number shown
+  [bold]qkv steps[/]     one step of attention, every number shown; [bold]qkv hand[/] lets you work it
   [bold]qkv train[/]     one model on your own text:  qkv train --data notes.txt
 
 `qkv --help` lists the rest; every command has examples: `qkv train --help`."""

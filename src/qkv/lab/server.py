@@ -13,7 +13,11 @@ from starlette.routing import Route
 
 from qkv.errors import QkvError
 from qkv.lab.assets import Assets
+from qkv.lab.figure_routes import figure_routes
+from qkv.lab.hand_routes import hand_routes
 from qkv.lab.inspect_routes import inspect_routes
+from qkv.lab.learn_routes import learn_routes
+from qkv.lab.practice_routes import practice_routes
 from qkv.lab.replies import broken, failed, too_large
 from qkv.lab.rooms import Lab
 from qkv.lab.security import Guard, TooLargeError
@@ -23,7 +27,7 @@ from qkv.lab.worksheet_routes import worksheet_routes
 __all__ = ["create_app"]
 
 POLL_S = 0.05
-PAGES = ("/", "/inspect", "/train", "/worksheet")
+PAGES = ("/", "/inspect", "/learn", "/practice", "/train", "/worksheet")
 
 
 def create_app(lab: Lab) -> Guard:
@@ -45,7 +49,11 @@ def create_app(lab: Lab) -> Guard:
     routes = [
         *(Route(path, page) for path in PAGES),
         Route("/assets/{name}", asset),
+        *figure_routes(lab),
+        *hand_routes(lab),
         *inspect_routes(lab),
+        *learn_routes(lab),
+        *practice_routes(lab),
         *train_routes(lab),
         *worksheet_routes(lab),
     ]

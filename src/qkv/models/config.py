@@ -27,6 +27,10 @@ __all__ = [
 ]
 
 
+ATTENTION_RUNGS = ("one-head", "heads", "feed-forward", "residual", "norm")
+"""Kinds of rungs that have attention, and a mask that could be left out."""
+
+
 @dataclass(frozen=True)
 class RungConfig:
     """The size of one rung of the ladder; ``kind`` says which.
@@ -37,9 +41,16 @@ class RungConfig:
         context: tokens the model sees at most, T.
         width: D, the width of an embedding (ignored by rungs that have none).
         heads: H, attention heads (ignored by rungs that have none); D must be a multiple.
+        masked: whether attention is causal. Without the mask a rung cheats: it is trained to say
+            the next token while it looks at it, so its loss tells nothing of the text it writes.
+        without: the part that is taken out of the rung ``norm``, the only one that has all three.
 
     Raises:
-        ConfigError: a size below 1, or heads that do not divide the width.
+        ConfigError: a size below 1, heads that do not divide the width, or a mask or a part taken
+            from a rung that has none.
+
+    >>> RungConfig("one-head", vocab=65, masked=False).masked
+    False
     """
 
     kind: str
@@ -47,11 +58,25 @@ class RungConfig:
     context: int = 64
     width: int = 64
     heads: int = 1
+    masked: bool = True
+    without: Literal["residual", "normalisation", "feed-forward"] | None = None
 
     def __post_init__(self) -> None:
         require_types(self)
         require_positive(self, "vocab", "context", "width", "heads")
         require_divisible(self.width, self.heads)
+        if not self.masked and self.kind not in ATTENTION_RUNGS:
+            raise ConfigError(
+                f"a {self.kind} without its mask",
+                f"one of {', '.join(ATTENTION_RUNGS)}, which have one",
+                "leave masked=true, or choose such a rung",
+            )
+        if self.without is not None and self.kind != "norm":
+            raise ConfigError(
+                f"a {self.kind} without its {self.without}",
+                "the rung norm, which has residual, normalisation and feed-forward",
+                "leave without=none, or choose norm",
+            )
 
     @property
     def head_width(self) -> int:

@@ -4,9 +4,11 @@ import { makeElement } from "./views.js";
 
 const PAGES = [
   { path: "", title: "qkv", module: "./home.js", styles: [], named: "" },
+  { path: "learn", title: "Learn · qkv", module: "./learn.js", styles: ["learn.css"], named: "Learn" },
   { path: "worksheet", title: "Worksheet · qkv", module: "./worksheet.js", styles: ["worksheet.css"], named: "Worksheet" },
   { path: "inspect", title: "Inspect · qkv", module: "./inspect.js", styles: ["layout.css", "inspect.css"], named: "Inspect" },
   { path: "train", title: "Train · qkv", module: "./train.js", styles: ["train.css"], named: "Train" },
+  { path: "practice", title: "Practice · qkv", module: "./practice.js", styles: ["practice.css"], named: "Practice" },
 ];
 
 const here = location.pathname.split("/").at(-1);

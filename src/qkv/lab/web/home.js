@@ -11,9 +11,9 @@ const MOST = 256;
 const PAUSE_MS = 250;
 const SLOW_MS = 150;
 const DOORS = [
+  ["learn", "Learn it", "Seven short sections with figures to change: why tokens look back, queries and keys, the mask, the heads. And an examiner that names the mistake."],
   ["inspect", "Look inside a model", "Every head on your own text: where each token looks, the whole arithmetic of one weight, and what changes when a head is taken out."],
   ["train", "Train one", "From bigram to Transformer, on your text: watch the loss fall, samples sharpen and heads emerge."],
-  ["worksheet", "Work it out by hand", "One attention step with every number in view. Change one, and see what follows; leave the mask out, and see what breaks."],
 ];
 const MOST_RUNS = 5;
 
@@ -49,8 +49,8 @@ export async function mount(main, shell) {
     makeElement("div", { class: "first-head" }, makeElement("div", {}, busy, picture), words),
   );
   words.append(doors);
-  // Without the list, the doors are there.
-  listRuns().then((found) => doors.after(...found), () => {});
+  // Without the lists, the doors are there.
+  Promise.allSettled([listDue(), listRuns()]).then((lists) => doors.after(...lists.flatMap(({ value }) => value ?? [])));
 
   let text = null;
   let shown = null;
@@ -123,6 +123,17 @@ export async function mount(main, shell) {
   document.addEventListener("qkv-theme", ({ detail }) => map?.update({ theme: detail }));
   carry();
   await attempt();
+}
+
+/** What is due of the questions and cards, for who has begun with them. */
+async function listDue() {
+  const { begun, ...queues } = await getJson("practice/due");
+  const links = { question: "practice?mode=questions", card: "practice?mode=cards" };
+  const due = Object.entries(links).filter(([kind]) => begun && queues[kind].count > 0);
+  if (due.length === 0) return [];
+  const list = makeElement("ul", { class: "runs", "aria-labelledby": "due" }, ...due.map(([kind, href]) =>
+    makeElement("li", {}, makeElement("a", { href, text: queues[kind].says }))));
+  return [makeElement("h2", { id: "due", class: "runs-title", text: "To be gone through again" }), list];
 }
 
 /** What there is to go back to: what runs, and what was trained last. */
