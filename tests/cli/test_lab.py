@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -71,6 +72,41 @@ def test_a_link_that_was_used_is_followed_by_a_new_one(tmp_path: Path) -> None:
         assert httpx.get(fresh).status_code == 200
 
 
+def opened_page(lines: list[str]) -> str:
+    """The page that a browser is sent on to by the link."""
+    body = httpx.get(link_of(lines)).text
+    return str(re.findall(r"url=([^\"]+)\"", body)[0])
+
+
+def test_opened_on_one_thing_it_begins_there(tmp_path: Path) -> None:
+    model = tmp_path / "some models" / "mine"
+    model.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (model / name).write_text("{}", encoding="utf-8")
+    (tmp_path / "b.safetensors").write_bytes(b"")
+    for arguments, page in {
+        ("some models/mine",): "/inspect?item=0",
+        ("b.safetensors",): "/inspect?item=0",
+        ("some models",): "/",
+        ("b.safetensors", "some models/mine"): "/",
+        (): "/",
+    }.items():
+        with running(tmp_path, "--no-browser", *arguments) as (_, lines):
+            assert opened_page(lines) == page
+
+
+def test_opened_on_what_trains_it_begins_at_its_curves(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "it's six"
+    run.mkdir(parents=True)
+    for name in ("config.json", "tokenizer.json"):
+        (run / name).write_text("{}", encoding="utf-8")
+    about = {"process": os.getpid(), "host": socket.gethostname(), "time": time.time()}
+    (run / "status.json").write_text(json.dumps({"state": "running", **about}), encoding="utf-8")
+    with running(tmp_path, "--no-browser", str(run)) as (_, lines):
+        page = opened_page(lines)
+    assert page == "/train?run=0"
+
+
 def test_the_browser_is_opened_unless_told_otherwise(tmp_path: Path) -> None:
     told, browser = tmp_path / "told", tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {told}\n', encoding="utf-8")
@@ -81,6 +117,20 @@ def test_the_browser_is_opened_unless_told_otherwise(tmp_path: Path) -> None:
                 break
             time.sleep(0.05)
         assert told.read_text(encoding="utf-8").strip() == link_of(lines)
+
+
+def test_over_ssh_no_browser_of_the_far_machine_is_opened(tmp_path: Path) -> None:
+    told, folder = tmp_path / "told", tmp_path / "bin"
+    folder.mkdir()
+    for name in ("xdg-open", "www-browser", "x-www-browser", "firefox", "chromium", "w3m"):
+        (folder / name).write_text(f'#!/bin/sh\necho "$1" > {told}\n', encoding="utf-8")
+        (folder / name).chmod(0o755)
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    found = {"PATH": path, "DISPLAY": ":0", "BROWSER": ""}
+    with running(tmp_path, SSH_CONNECTION="1 2 3 4", **found) as (_, lines):
+        link_of(lines)
+        time.sleep(0.5)
+        assert not told.exists()
 
 
 def test_over_ssh_it_prints_the_tunnel(tmp_path: Path) -> None:
@@ -111,10 +161,13 @@ def test_exposed_it_says_what_that_means(tmp_path: Path) -> None:
             assert httpx.get(address, headers={"host": host}).status_code == status
 
 
-def test_ctrl_c_ends_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [0.0, 0.3, 0.8])
+def test_ctrl_c_ends_it(tmp_path: Path, seconds: float) -> None:
+    """Also while torch is loaded in the background."""
     with running(tmp_path, "--no-browser") as (process, _):
+        time.sleep(seconds)
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) in (0, 130)
+        assert process.wait(20) == 130
         assert process.stdout is not None
         assert "Traceback" not in process.stdout.read()
 
@@ -129,6 +182,7 @@ def test_ctrl_c_ends_it(tmp_path: Path) -> None:
         (("--host", "192.0.2.7", "--expose"), "an address of this machine"),
         (("--host", "no such host", "--expose"), "an address of this machine"),
         (("nowhere",), "nothing at nowhere"),
+        (("x" * 5000,), "nothing at xxx"),
         (("--root-path", "lab"), "try /lab"),
         (("--root-path", '/"><script>'), "a path from /"),
         (("--root-path", "/a;b"), "a path from /"),

@@ -100,6 +100,35 @@ def test_a_click_on_a_cell_tells_its_arithmetic(inspect: Open) -> None:
         assert part in words
 
 
+def test_every_term_can_be_reached(inspect: Open) -> None:
+    page = inspect("?head=L3H1&cell=40,39")
+    terms = page.locator(".why-view table").first.locator("tbody tr")
+    expect(page.locator(".why-view")).to_contain_text("smaller terms")
+    few = terms.count()
+    button = page.get_by_role("button", name=re.compile("smaller terms"))
+    count = int(button.inner_text().split()[0])
+    button.focus()
+    page.keyboard.press("Enter")
+    assert terms.count() == few + count
+    assert button.get_attribute("aria-expanded") == "true"
+    assert button.evaluate("(one) => one === document.activeElement")
+    # They stay open from cell to cell.
+    page.locator(".qkv-map canvas").first.focus()
+    page.keyboard.press("ArrowUp")
+    expect(page.locator(".why-view")).to_contain_text("at 39 looks most")
+    expect(terms).to_have_count(few + count)
+
+
+def test_a_masked_cell_has_its_arithmetic_too(inspect: Open) -> None:
+    page = inspect("?head=L3H1&cell=20,40")
+    reasons = page.locator(".why-view")
+    expect(reasons).to_contain_text("× scale")
+    words = reasons.inner_text()
+    assert re.search(r"masked\s+−∞", words)
+    assert re.search(r"exp\(−∞\) = weight\s+0", words)
+    assert page.locator(".read").inner_text().endswith("masked.")
+
+
 def test_leaving_out_a_head_changes_the_loss(inspect: Open, axe: Any) -> None:
     page = inspect("?head=L3H1")
     (before,) = losses(page)
@@ -117,27 +146,14 @@ def test_leaving_out_a_head_changes_the_loss(inspect: Open, axe: Any) -> None:
     assert query_of(page)["without"] == "L4H1"
     press(page, "what changed")
     expect(page.locator(".read")).to_contain_text(re.compile("than before|as before"))
+    assert "its own weights stay" in page.locator(".said").inner_text()
+    expect(page.locator(".why-view")).to_contain_text("the head is left out: added to its mix")
+    button = page.get_by_role("button", name="leave out L4H1", exact=True)
+    assert button.get_attribute("aria-pressed") == "true"
     axe(page)
     press(page, "undo all")
     assert losses(page) == [before]
     assert "without" not in query_of(page)
-
-
-@pytest.mark.parametrize(
-    ("name", "field"),
-    [("drop the mask", "mask"), ("drop the scale", "qk"), ("make L3H1 uniform", "uniform")],
-)
-def test_each_change_is_kept_in_the_address(inspect: Open, name: str, field: str) -> None:
-    page = inspect("?head=L3H1")
-    press(page, name)
-    assert len(losses(page)) == 3
-    changed = query_of(page)
-    assert field in changed
-    shown = losses(page)
-    page.reload()
-    page.wait_for_selector("html[data-ready=true]", state="attached")
-    settled(page)
-    assert (query_of(page), losses(page)) == (changed, shown)
 
 
 def test_the_temperature_is_a_range(inspect: Open) -> None:
@@ -164,7 +180,7 @@ def test_a_text_too_long_offers_to_be_cut(inspect: Open) -> None:
     page.get_by_role("button", name="Read it").click()
     page.get_by_role("alert").get_by_text("at most the model's context, 256").wait_for()
     page.get_by_role("button", name="Read its first 256 tokens").click()
-    page.get_by_text("the first 256 tokens", exact=False).first.wait_for()
+    page.get_by_text("256 of 960 tokens").wait_for()
     assert page.get_by_role("alert").is_hidden()
 
 
@@ -175,12 +191,12 @@ def test_a_step_is_scrubbed_and_compared(inspect: Open) -> None:
     page.keyboard.press("Home")
     expect(page).to_have_url(re.compile("step=0"))
     settled(page)
-    assert "read a text to change" in page.locator(".loss").inner_text()
+    assert "the model itself can be changed" in page.locator(".loss").inner_text()
     assert page.get_by_role("button", name="drop the mask").is_disabled()
     press(page, "keep this to compare")
     steps.focus()
     page.keyboard.press("End")
-    expect(page).to_have_url(re.compile("step=[1-9]"))
+    expect(page).not_to_have_url(re.compile("[?&]step="))
     settled(page)
     press(page, "what changed")
     expect(page.locator(".read")).to_contain_text(re.compile("than before|as before"))
@@ -199,7 +215,27 @@ def test_what_is_on_screen_is_saved(inspect: Open) -> None:
     press(page, "what changed")
     with page.expect_download() as waiting:
         page.get_by_role("button", name="save what changed as a picture, PNG").click()
-    assert waiting.value.suggested_filename == "L3H1-change.png"
+    changed = "the-model-that-comes-with-qkv-step-977-changed-L3H1-change.png"
+    assert waiting.value.suggested_filename == changed
+
+
+def test_a_heading_that_sorts_keeps_the_keyboard(inspect: Open) -> None:
+    page = inspect("?head=L3H1")
+    for table in (".short", ".scores-view"):
+        heading = page.locator(table).get_by_role("button", name="self", exact=True)
+        for direction in ("descending", "ascending"):
+            heading.focus()
+            page.keyboard.press("Enter")
+            held = page.evaluate("document.activeElement.textContent")
+            assert held == "self"
+            cell = heading.locator("xpath=..")
+            assert cell.get_attribute("aria-sort") == direction
+        page.locator(table).get_by_role("button", name="lift").press("Enter")
+    row = page.locator(".short").get_by_role("button", name="L2H1", exact=True)
+    row.focus()
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile("head=L2H1"))
+    assert page.evaluate("document.activeElement.textContent") == "L2H1"
 
 
 @pytest.fixture
@@ -211,7 +247,7 @@ def long_head(server: Any) -> Iterator[str]:
         attend(q, k, k, mask=Causal())
     path = server.folder / "runs" / "long.safetensors"
     trace.save(path)
-    yield "0/long.safetensors"
+    yield "runs/long.safetensors"
     path.unlink()
 
 
@@ -220,6 +256,14 @@ def test_a_long_head_is_drawn_tile_by_tile(inspect: Open, long_head: str) -> Non
     assert "12,000 tokens" in page.locator("#facts").inner_text()
     expect(page.locator(".read")).to_contain_text("looks back at token")
     assert page.locator(".changes").get_by_text("no model to change").is_visible()
+    for name, words in (("max", "the largest of their weights"), ("sum", "on average")):
+        pooling = page.get_by_role("group", name="Pooling").get_by_role("button", name=name)
+        pooling.hover()
+        expect(page.get_by_role("tooltip")).to_contain_text(words)
+    with page.expect_request(lambda asked: '"how":"sum"' in (asked.post_data or "")):
+        page.get_by_role("group", name="Pooling").get_by_role("button", name="sum").click()
+    assert query_of(page)["pooling"] == "sum"
+    assert "how=sum" in str(page.locator(".saves a[aria-label$='PNG']").get_attribute("href"))
     with page.expect_response(lambda reply: reply.url.endswith("api/ask") and reply.ok):
         page.locator(".qkv-map canvas").first.focus()
         for _ in range(6):

@@ -56,6 +56,32 @@ def test_few_pyramids_are_kept() -> None:
     assert [remembered(head) is not None for head in heads] == [False] * 2 + [True] * MOST_PYRAMIDS
 
 
+def test_a_pyramid_of_a_text_that_was_closed_meanwhile_is_not_kept() -> None:
+    head, other = long_head(), long_head(seed=1)
+
+    async def main() -> None:
+        pyramids = Pyramids()
+
+        async def closing(work: Any) -> Any:
+            threading.Thread(target=pyramids.forget, args=("t1",)).run()
+            return await inside(work)
+
+        await pyramids.wait(("t1", "L0H0"), head, closing)
+        await pyramids.wait(("t2", "L0H0"), other, inside)
+        built = []
+
+        async def counted(work: Any) -> Any:
+            built.append(1)
+            return await inside(work)
+
+        await pyramids.wait(("t2", "L0H0"), other, counted)
+        assert built == []
+        await pyramids.wait(("t1", "L0H0"), head, counted)
+        assert built == [1]
+
+    anyio.run(main)
+
+
 def test_a_pyramid_that_nobody_waits_for_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qkv.lab.pyramids.PATIENCE_S", 0.0)
     head, begun, gone = long_head(1500), threading.Event(), threading.Event()

@@ -113,7 +113,7 @@ def loss(model: Any, text: str, **edits: Any) -> float:
 def test_what_there_is_to_look_into(client: TestClient, model: Any) -> None:
     items = {item["id"]: item for item in client.get("/api/items").json()}
     assert items["own"]["kind"] == "own"
-    assert items["0/run"]["kind"] == "run"
+    assert items["place/run"]["kind"] == "run"
     told = client.get("/api/item", params={"item": "0/run"}).json()
     assert (told["passage"], told["steps"], told["losses"]) == ("that is", [], [])
     own = client.get("/api/item", params={"item": "own"}).json()
@@ -165,7 +165,7 @@ def test_heads_that_came_without_scores_are_scored_later(
     assert [column["name"] for column in scores["table"]] == [c["name"] for c in right["table"]]
     for one, other in zip(scores["table"], right["table"], strict=True):
         assert one["values"] == pytest.approx(other["values"], abs=1e-4)
-    monkeypatch.setattr("qkv.lab.inspecting.MOST_SCORED", 5)
+    monkeypatch.setattr("qkv.lab.opened.MOST_SCORED", 5)
     assert refused(client, "/api/scores", trace=told["trace"])["kind"] == "ResourceError"
 
 
@@ -176,7 +176,10 @@ def test_a_cell_tells_its_arithmetic_to_the_last_digit(client: TestClient, model
     assert reply["weight"] == pytest.approx(weight, rel=1e-5)
     precise = {row["name"]: row for row in why["precise"]["rows"]}
     assert why["precise"]["kind"] == "float32"
-    total = sum(term["product"] for term in why["terms"]) + why["rest"]["sum"]
+    assert len(why["terms"]) == 8
+    sizes = [abs(term["product"]) for term in why["terms"]]
+    assert sizes == sorted(sizes, reverse=True)
+    total = sum(term["product"] for term in why["terms"])
     assert precise["q·k"]["exact"] == pytest.approx(total, rel=1e-12)
     assert precise["weight"]["exact"] == pytest.approx(
         np.exp(precise["into the softmax"]["exact"] - precise["log-sum-exp"]["exact"]), rel=1e-12
@@ -186,8 +189,36 @@ def test_a_cell_tells_its_arithmetic_to_the_last_digit(client: TestClient, model
         assert row["run"] == np.float32(row["run"])
     assert why["adds"]["mixed"] == pytest.approx(reply["weight"] * why["adds"]["value"])
     assert why["adds"]["output"] > 0
+
+
+def test_a_masked_cell_tells_its_arithmetic_up_to_the_mask(client: TestClient, model: Any) -> None:
+    trace = opened(client, item="0/run", text=TEXT)["trace"]
     masked, _ = ask(client, trace, "cell", head="L1H2", row=4, col=9)
-    assert (masked["allowed"], masked["arithmetic"]) == (False, None)
+    assert (masked["allowed"], masked["weight"]) == (False, 0.0)
+    why = masked["arithmetic"]
+    assert [step["name"] for step in why["steps"]] == ["q·k", "× scale 0.354", "masked"]
+    assert why["steps"][-1]["text"] == "−∞"
+    assert (why["exponent"], why["adds"], why["precise"]) == (None, None, None)
+    total = sum(term["product"] for term in why["terms"])
+    assert why["steps"][0]["value"] == pytest.approx(total)
+    open_mask = opened(client, item="0/run", text=TEXT, changes={"mask": "off"})["trace"]
+    told, _ = ask(client, open_mask, "cell", head="L0H2", row=4, col=9)
+    there, _ = ask(client, trace, "cell", head="L0H2", row=4, col=9)
+    for at in range(2):  # the score, and the scaled one
+        one, other = (reply["arithmetic"]["steps"][at]["value"] for reply in (there, told))
+        assert one == pytest.approx(other, rel=1e-5)
+
+
+def test_a_head_that_is_left_out_adds_nothing(client: TestClient, model: Any) -> None:
+    trace = opened(client, item="0/run", text=TEXT, changes={"ablate": ["L0H1"]})["trace"]
+    out, _ = ask(client, trace, "cell", head="L0H1", row=9, col=4)
+    assert out["weight"] > 0
+    adds = out["arithmetic"]["adds"]
+    assert adds["value"] > 0
+    assert (adds["mixed"], adds["output"], adds["left_out"]) == (0, 0, True)
+    other, _ = ask(client, trace, "cell", head="L0H2", row=9, col=4)
+    assert other["arithmetic"]["adds"]["mixed"] > 0
+    assert "left_out" not in other["arithmetic"]["adds"]
 
 
 @pytest.mark.parametrize(
@@ -218,26 +249,6 @@ def test_changes_are_seen_in_the_map_and_the_loss(
     assert all(0 <= one["before"] <= 1 and len(one["token"]) == 1 for one in told["next"])
 
 
-def test_an_edit_of_the_text_is_measured_against_the_text_before(
-    client: TestClient, model: Any
-) -> None:
-    asked = {"item": "0/run", "text": "to be or not be", "against": TEXT}
-    told = client.post("/api/effect", json=asked).json()
-    assert told["loss_before"] == pytest.approx(loss(model, TEXT), rel=1e-5)
-    assert told["loss_after"] == pytest.approx(loss(model, "to be or not be"), rel=1e-5)
-    assert refused(client, "/api/effect", item="0/run", text=TEXT, against=7)
-
-
-def test_a_further_change_costs_one_pass(lab: Lab, client: TestClient, model: Any) -> None:
-    loaded = lab.inspector.models.get(lab.shelf.find("0/run")).model
-    passes = []
-    loaded.register_forward_hook(lambda *_: passes.append(1))
-    for head in ("L0H0", "L0H1", "L0H2"):
-        asked = {"item": "0/run", "text": TEXT, "changes": {"ablate": [head]}}
-        assert client.post("/api/effect", json=asked).status_code == 200
-    assert len(passes) == 4
-
-
 def test_a_text_beyond_the_context_is_cut_when_that_is_asked_for(
     client: TestClient, model: Any
 ) -> None:
@@ -245,7 +256,8 @@ def test_a_text_beyond_the_context_is_cut_when_that_is_asked_for(
     told = refused(client, "/api/open", item="0/run", text=long)
     assert told["limit"] == CONTEXT
     cut = opened(client, item="0/run", text=long, cut=True)
-    assert cut["cut"]
+    assert cut["tokens"] == len(long)
+    assert opened(client, item="0/run", text=TEXT)["tokens"] is None
     assert cut["header"]["texts"][0]["labels"] == list(long[:CONTEXT])
 
 
@@ -277,11 +289,6 @@ def test_what_cannot_be_read_is_answered(
     (place / "broken.safetensors").write_bytes(b"\x08" * 64)
     told = refused(client, "/api/open", **asked)
     assert "\n" not in told["error"]
-
-
-def test_a_loss_needs_a_model_and_two_tokens(client: TestClient, model: Any) -> None:
-    assert refused(client, "/api/effect", item="own", step=3)["kind"] == "ConfigError"
-    assert refused(client, "/api/effect", item="0/run", text="t")["kind"] == "ShapeError"
 
 
 def test_a_probe_shows_how_it_learnt(client: TestClient) -> None:

@@ -11,16 +11,22 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from qkv.attention import Causal
 from qkv.lab.curves import Births, Curve
 from qkv.lab.growing import Growing
 from qkv.lab.processes import holds_lock, identify, is_alive
 from qkv.lab.rooms import Lab
 from qkv.lab.runs import Run, standing
+from qkv.lens import AttentionMap
+from qkv.lens.heads.head_table import score_heads
 from qkv.models.config import RungConfig
 from qkv.text import corpus_from_text
 from qkv.training.config import TrainingConfig
+from qkv.training.probe_archive import embedded_timeline
+from qkv.training.probes import told_scores
 from qkv.training.run import Data, start
 from qkv.training.rundir import RunDirectory
 
@@ -44,11 +50,21 @@ def add_steps(run: RunDirectory, first: int, last: int, steps: int = 100) -> Non
         run.append_metrics({**line, "gradient_norm": 1.0, "seconds": 0.01})
 
 
-def add_probe(run: RunDirectory, step: int, previous: float) -> None:
+def add_probe(run: RunDirectory, step: int, previous: float, role: str = "mixed") -> None:
     scores = {"previous": [previous, 0.1], "entropy": [1.0, 2.0], "other": "no score"}
-    heads = {"L0H0": {"role": "mixed", "lift": None, "scores": scores}}
+    heads = {"L0H0": {"role": role, "lift": None, "scores": scores}}
     run.probes.make_folder()
     run.probes.append({"step": step, "passage_loss": 3.0, "sample": "abc", "heads": heads})
+
+
+def watched(client: Any, item: str) -> dict[str, Any]:
+    """What is told first of a run to who watches it."""
+    with client.websocket_connect("ws://127.0.0.1:8742/api/live") as session:
+        session.send_json({"watch": [item]})
+        while True:
+            message = json.loads(session.receive_text())
+            if message["kind"] == "run":
+                return dict(message)
 
 
 @pytest.fixture
@@ -61,17 +77,13 @@ def test_all_that_a_run_wrote_is_told(made: RunDirectory) -> None:
     made.append_metrics({"step": 50, "validation_loss": 3.4})
     made.append_sample({"step": 60, "prompt": "to", "text": " be"})
     add_probe(made, 0, 0.1)
-    add_probe(made, 60, 0.6)
+    add_probe(made, 60, 0.6, "previous")
     made.write_status("interrupted", 60, 100)
     run = Run(made.path)
     run.follow()
     head, (lists, _) = run.head(), run.lists()
-    assert (head["state"], head["step"], head["steps"], head["reason"]) == (
-        "interrupted",
-        60,
-        100,
-        "",
-    )
+    assert (head["state"], head["reason"]) == ("interrupted", "")
+    assert (head["step"], head["steps"]) == (60, 100)
     assert head["rate"] == pytest.approx(3200)  # 32 tokens in 10 ms
     assert head["about"]["name"] == "hamlet"
     assert lists["losses"]["items"][0][:2] == [1, 3.99]
@@ -79,6 +91,10 @@ def test_all_that_a_run_wrote_is_told(made: RunDirectory) -> None:
     assert lists["samples"]["items"] == [{"step": 60, "prompt": "to", "text": " be"}]
     assert [probe["step"] for probe in lists["probes"]["items"]] == [0, 60]
     assert lists["probes"]["items"][1]["heads"]["L0H0"]["previous"] == [0.6, 0.1]
+    assert [probe["heads"]["L0H0"]["does"] for probe in lists["probes"]["items"]] == [
+        [],
+        ["previous"],
+    ]
     (born,) = lists["births"]["items"]
     assert (born["step"], born["head"], born["kind"]) == (60, "L0H0", "previous")
 
@@ -151,20 +167,64 @@ def test_points_stay_bounded_and_keep_their_mean() -> None:
     assert curve.points[0][1] == pytest.approx(sum(losses[:stride]) / stride)
 
 
+def told(first: float, previous: float, tokens: int = 24) -> dict[str, Any]:
+    """The probe's line of a head of which each row gives such shares, 1 to each other key."""
+    codes = np.eye(tokens)
+    queries = np.log(previous) * np.roll(codes, 1, axis=0)
+    queries[:, 0] += np.log(first)
+    head = AttentionMap.of(queries, codes, mask=Causal(), scale=1.0, name="L0H0")
+    return told_scores(score_heads([head]))
+
+
 def test_a_head_is_born_once_for_each_thing_that_it_does() -> None:
     births = Births()
-    for step, previous, induction in (
-        (0, 0.1, 0.05),
-        (4, 0.27, 0.05),
-        (8, 0.5, 0.4),
-        (16, 0.1, 0.4),
+    for step, first, previous in ((0, 1, 1), (4, 1, 40), (8, 90, 40), (12, 1, 1), (16, 90, 40)):
+        births.add(step, told(first, previous))
+    assert [(one["step"], one["kind"]) for one in births.items] == [(4, "previous"), (8, "first")]
+
+
+def test_births_agree_with_the_names_of_heads() -> None:
+    # What rests on the first key gives little to any other: its name sets that mass aside.
+    births = Births()
+    (head,) = told(200, 40).values()
+    score, chance = head["scores"]["previous"]
+    assert (score - chance) / (1 - chance) < 0.2
+    assert head["role"] == "previous"
+    births.add(1, {"L0H0": head})
+    assert {one["kind"] for one in births.items} == {"previous", "first"}
+
+    timeline = embedded_timeline()
+    born = Births()
+    for line in timeline.lines:
+        born.add(line["step"], line["heads"])
+    for step in timeline.steps()[-4:]:
+        for row in timeline.trace(step).heads():
+            if row.role == "previous":
+                (one,) = [
+                    one
+                    for one in born.items
+                    if (one["head"], one["kind"]) == (row.name, "previous")
+                ]
+                assert one["step"] <= step
+    named = {
+        row.name
+        for step in timeline.steps()
+        for row in timeline.trace(step).heads()
+        if row.role == "previous"
+    }
+    assert {one["head"] for one in born.items if one["kind"] == "previous"} == named
+
+
+def test_what_a_probe_says_of_no_head_bears_nothing() -> None:
+    births = Births()
+    for role, score in (
+        (None, [0.5, None]),
+        ("", [0.5, 1.0]),
+        (["previous"], None),
+        (7, [None, 0.1]),
     ):
-        scores = {"previous": [previous, 0.1], "induction": [induction, 0.05]}
-        births.add(step, {"L0H0": scores, "L0H1": {"previous": [0.5, None]}})
-    assert [(one["step"], one["kind"]) for one in births.items] == [
-        (8, "previous"),
-        (8, "induction"),
-    ]
+        births.add(1, {"L0H0": {"role": role, "scores": {"first": score}}})
+    assert births.items == []
 
 
 @pytest.mark.skipif(not Path("/proc/locks").exists(), reason="this system does not list its locks")
@@ -214,6 +274,28 @@ def test_a_run_of_another_machine_is_only_watched(made: RunDirectory) -> None:
     assert run.head()["host"] == status["host"]
 
 
+@pytest.mark.parametrize(
+    ("hours", "said"), [(0.1, ""), (0.5, "30 min"), (3, "3 h"), (72, "3 days")]
+)
+def test_a_run_of_another_machine_that_is_silent_is_not_said_to_train(
+    made: RunDirectory, hours: float, said: str
+) -> None:
+    add_steps(made, 1, 5)
+    made.write_status("running", 5, 100)
+    status = {**made.read_status(), "host": f"not-{platform.node()}"}
+    (made.path / "status.json").write_text(json.dumps(status))
+    when = time.time() - 3600 * hours
+    for name in ("status.json", "metrics.jsonl", "checkpoints"):
+        if (made.path / name).exists():
+            os.utime(made.path / name, (when, when))
+    run = Run(made.path)
+    run.follow()
+    head = run.head()
+    assert head["state"] == ("silent" if said else "running")
+    assert head["reason"] == (f"last heard of {said} ago" if said else "")
+    assert (head["left_s"] is None) == bool(said)
+
+
 def test_a_failed_run_says_why(made: RunDirectory) -> None:
     made.write_status("failed", 3, 100, error="got no space left on device; expected room")
     run = Run(made.path)
@@ -235,13 +317,14 @@ def test_damage_and_other_versions_are_told_in_one_line(
     assert told["state"] == "unreadable"
     assert told["reason"].startswith("got ")
     assert "\n" not in told["reason"]
-    head = client.get("/api/run", params={"item": "1/bad"}).json()["head"]
-    assert (head["state"], head["reason"]) == ("unreadable", told["reason"])
-    assert client.get("/api/run", params={"item": "1/half"}).status_code == 400
+    for item, reason in (("1/bad", told["reason"]), ("1/half", "")):
+        head = watched(client, item)["head"]
+        assert head["state"] == "unreadable"
+        assert head["reason"].startswith(reason or "got ")
 
 
 def test_the_model_that_comes_along_has_its_timeline(client: Any) -> None:
-    told = client.get("/api/run", params={"item": "own"}).json()
+    told = watched(client, "own")
     assert told["head"]["state"] == "finished"
     assert len(told["lists"]["probes"]["items"]) > 20
     assert {born["kind"] for born in told["lists"]["births"]["items"]} >= {"previous"}

@@ -98,36 +98,37 @@ def test_what_is_no_known_kind_of_request_is_not_let_in(ask: Ask, app: Guard, si
 
 # Hosts, origins, tokens
 
-HOSTS = {
-    "127.0.0.1:8742": True,
-    "127.0.0.1": True,
-    "localhost:8742": True,
-    "LOCALHOST:9999": True,
-    "[::1]:8742": True,
-    "lab.example": True,
-    "lab.example:443": True,
-    "[fe80::1]:8742": True,
-    "evil.example:8742": False,
-    "127.0.0.1.evil.example": False,
-    "localhost.": False,
-    "localhost.evil.example": False,
-    "127.0.0.1:8742@evil.example": False,
-    "evil.example@127.0.0.1:8742": False,
-    "127.0.0.1:8742/evil": False,
-    "127.0.0.1 :8742": False,
-    "127.0.0.1:8742, evil.example": False,
-    "127.1:8742": False,
-    "2130706433": False,
-    "0.0.0.0:8742": False,
-    "[::ffff:127.0.0.1]:8742": False,
-    "::1": False,
-    "localhost:": False,
-    "localhost:8x": False,
-    "localhost:999999": False,
-    "localhost:8742\n": False,
-    "localhost\x00": False,
-    "l\xf6calhost": False,
-    "": False,
+# Of this machine's own names only plain http may be meant; others may stand behind a proxy.
+HOSTS: dict[str, tuple[str, ...]] = {
+    "127.0.0.1:8742": ("http",),
+    "127.0.0.1": ("http",),
+    "localhost:8742": ("http",),
+    "LOCALHOST:9999": ("http",),
+    "[::1]:8742": ("http",),
+    "lab.example": ("http", "https"),
+    "lab.example:443": ("http", "https"),
+    "[fe80::1]:8742": ("http", "https"),
+    "evil.example:8742": (),
+    "127.0.0.1.evil.example": (),
+    "localhost.": (),
+    "localhost.evil.example": (),
+    "127.0.0.1:8742@evil.example": (),
+    "evil.example@127.0.0.1:8742": (),
+    "127.0.0.1:8742/evil": (),
+    "127.0.0.1 :8742": (),
+    "127.0.0.1:8742, evil.example": (),
+    "127.1:8742": (),
+    "2130706433": (),
+    "0.0.0.0:8742": (),
+    "[::ffff:127.0.0.1]:8742": (),
+    "::1": (),
+    "localhost:": (),
+    "localhost:8x": (),
+    "localhost:999999": (),
+    "localhost:8742\n": (),
+    "localhost\x00": (),
+    "l\xf6calhost": (),
+    "": (),
 }
 ORIGINS = [
     "http://{host}", "https://{host}", "http://evil.example", "http://{host}.evil.example", "null",
@@ -157,26 +158,42 @@ def test_hosts_origins_and_tokens(ask: Ask, named: tuple[Guard, Keys], host: str
         f"{keys.cookie}={keys.token}": False,
         f"x{good}": False,
     }
-    # Of this machine's own names only plain http may be meant; others may stand behind a proxy.
-    schemes = (
-        ["http"] if "l" not in host.lower() or "localhost" in host.lower() else ["http", "https"]
-    )
-    schemes = ["http", "https"] if "fe80" in host else schemes
+    schemes = HOSTS[host]
     for (sent, holds), pattern in itertools.product(cookies.items(), ORIGINS):
         origin = pattern.format(host=host)
         same = origin.lower() in [f"{scheme}://{host}".lower() for scheme in schemes]
         headers = [("host", host), ("origin", origin), ("cookie", sent)]
         for kind, method in (("http", "GET"), ("http", "POST"), ("websocket", "")):
-            path = "/inspect" if method == "GET" else "/api/open"
+            path = {"GET": "/inspect", "POST": "/api/open", "": "/api/live"}[method]
             answer = ask(app, path, method=method, headers=headers, kind=kind, body=(b"[]",))
             right = 403
             if kind == "http" and not HOSTS[host]:
                 right = 421
             elif kind == "http" and holds and (method == "GET" or same):
                 right = 200 if method == "GET" else 400  # [] is no object
-            elif kind == "websocket" and HOSTS[host] and holds and same:
-                right = answer.status  # let in: it is the router that knows no such socket
+            elif kind == "websocket" and holds and same:
+                right = 101
             assert answer.status == right, (host, origin, sent, kind, method)
+
+
+@pytest.mark.parametrize("site", ["cross-site", "same-site", "", "Same-Origin", "none, none"])
+def test_what_another_page_fetches_is_refused(
+    ask: Ask, walk: Walk, app: Guard, signed: list[tuple[str, str]], site: str
+) -> None:
+    told = [*signed, ("sec-fetch-site", site)]
+    for kind, method, path in walk(app):
+        answer = ask(app, path, method=method, headers=told, kind=kind, body=(b"[]",))
+        if path == "/":  # a link may lead here
+            assert answer.status == 200
+            continue
+        assert answer.status == 403, (kind, method, path)
+        if kind == "http":
+            assert method == "HEAD" or b"another page" in answer.body
+    for own in ("same-origin", "none"):
+        told = [*signed, ("sec-fetch-site", own)]
+        assert ask(app, "/inspect", headers=told).status == 200
+        assert ask(app, "/api/live", headers=told, kind="websocket").status == 101
+    assert ask(app, "/inspect", headers=[*told, ("sec-fetch-site", site)]).status == 403
 
 
 @pytest.mark.parametrize("name", ["host", "origin"])
@@ -246,6 +263,28 @@ def test_the_link_opens_once_and_tells_when_it_is_used_again(ask: Ask) -> None:
     fresh = keys.renew()
     assert ask(app, headers=host, query=f"token={token}").status == 403
     assert ask(app, headers=host, query=f"token={fresh}").status == 200
+
+
+def test_a_browser_without_a_session_is_told_what_to_do(ask: Ask) -> None:
+    keys = Keys(8742)
+    app = create_app(Lab(keys))
+    page = [("host", HOST), ("accept", "text/html,application/xhtml+xml")]
+    token = keys.token
+    assert ask(app, headers=page, query=f"token={token}").status == 200
+    used = ask(app, headers=page, query=f"token={token}")
+    assert used.status == 403
+    assert used.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in used.headers["content-security-policy"]
+    assert b"This link was used already" in used.body
+    assert b"shows a new one" in used.body
+    assert token not in used.body.decode()
+    assert b"<script" not in used.body
+    for path, query in (("/train", ""), ("/", ""), ("/", "token=guess"), ("/nowhere", "")):
+        other = ask(app, path, headers=page, query=query)
+        assert (other.status, b"not in this browser" in other.body) == (403, True)
+    for path, method in (("/api/items", "GET"), ("/", "POST")):
+        refused = ask(app, path, method=method, headers=page)
+        assert refused.headers["content-type"] == "application/json"
 
 
 def test_who_has_the_cookie_is_sent_on_without_the_token(

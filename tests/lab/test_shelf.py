@@ -15,7 +15,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from qkv.errors import ConfigError
-from qkv.lab.security import Guard
+from qkv.lab.rooms import Lab
+from qkv.lab.security import Guard, Keys
+from qkv.lab.server import create_app
 from qkv.lab.shelf import Shelf
 
 Ask = Callable[..., Any]
@@ -158,6 +160,29 @@ def test_what_kind_a_thing_is_is_told_by_its_files(tmp_path: Path) -> None:
     assert found == {"run": "run", "a/b/c": "run", **models}
     assert [item.id for item in Shelf([tmp_path / "run"]).items()] == ["own", "0"]
     assert Shelf([tmp_path / "run"]).find("0").path == (tmp_path / "run").resolve()
+
+
+def test_a_place_within_another_lists_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("notes", "more"):
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        for file in ("config.json", "tokenizer.json"):
+            (tmp_path / "runs" / name / file).touch()
+    monkeypatch.chdir(tmp_path)
+    runs = Path("runs")
+    for places in ([runs / "notes"], [runs.resolve()], [runs, runs / "notes"], [Path("x/../runs")]):
+        lab = Lab(Keys(8742), places, runs=runs)
+        items = lab.shelf.items()[1:]
+        assert sorted(str(item.path) for item in items) == [
+            str(tmp_path / "runs" / name) for name in ("more", "notes")
+        ]
+        with TestClient(create_app(lab), f"http://{HOST}") as client:
+            cookie = f"{lab.keys.cookie}={lab.keys.session}"
+            listed = client.get("/api/runs", headers={"cookie": cookie}).json()
+        assert sorted(one["id"] for one in listed) == sorted(item.id for item in items)
+    # What was named has the first number.
+    assert [item.id for item in Shelf([runs / "notes", runs]).items()] == ["own", "0", "1/more"]
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,15 @@ def test_seeing_the_future_breaks_all_laws(
     assert found == {"lower-triangular": False, "no future": False, "equal scores": False}
 
 
+@pytest.mark.parametrize("kind", ["one-head", "norm"])
+def test_a_rung_without_its_mask_is_found_to_look_ahead(kind: str, data: Data) -> None:
+    torch.manual_seed(2)
+    sizes: dict[str, Any] = {"vocab": data.tokenizer.size, "context": 11, "width": 24, "heads": 3}
+    model = trained(build_model(RungConfig(kind, masked=False, **sizes)), data)
+    found = verdicts(model, data)
+    assert found == {"lower-triangular": False, "no future": False, "equal scores": False}
+
+
 def test_a_token_that_does_not_see_itself_breaks_the_average(
     data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,10 +17,11 @@ from PIL import Image
 
 from qkv.attention import Causal, Full, Window
 from qkv.errors import ConfigError
-from qkv.lens import AttentionMap
+from qkv.lens import AttentionMap, brief
 from qkv.views import DARK, LIGHT
 from qkv.views.figure import draw_head
 from qkv.views.palette import level
+from qkv.views.pictures import Picture
 from qkv.views.sheet import DPI, encode_figure, save_figure
 
 ODD = [
@@ -74,6 +75,37 @@ def test_what_is_forbidden_is_hatched_and_not_coloured() -> None:
     assert np.ptp(corner.astype(int), axis=-1).max() < 20
 
 
+def test_a_part_has_the_weights_and_the_tokens_of_its_places() -> None:
+    one = head(13, labels="abcdefghijklm")
+    figure = draw_head(one, rows=range(5, 11), cols=range(2, 7))
+    image, pattern = picture(figure), one.pattern()
+    for row in range(5, 11):
+        for col in range(2, min(row + 1, 7)):
+            expected = LIGHT.shade(level(float(pattern[row, col]), log=True))
+            got = color_at(figure, image, col - 2 + 0.2, row - 5 + 0.2)
+            near = [abs(int(got[i : i + 2], 16) - int(expected[i : i + 2], 16)) for i in (1, 3, 5)]
+            assert max(near) <= 1, (row, col, got, expected)
+    texts = [text.get_text() for text in figure.texts]
+    assert "queries 5 to 10, keys 2 to 6" in texts
+    assert not {"a", "b", "m"} & {*texts}
+    # Read aloud by its own strongest cell, off the diagonal.
+    part = np.where(np.arange(5, 11)[:, None] == np.arange(2, 7), 0, pattern[5:11, 2:7])
+    query, key = divmod(int(part.argmax()), 5)
+    assert f"at {query + 5} gives" in figure.get_label()
+    assert figure.get_label().endswith(f"at {key + 2}")
+
+
+@pytest.mark.parametrize("how", ["max", "sum"])
+def test_a_long_part_is_pooled_as_the_whole_is(how: Any) -> None:
+    one = head(3_300)
+    part = Picture.of(one, how, range(1, 3_200), range(1_000))
+    pooled = one.pool(part.block, how) / (part.block if how == "sum" else 1)
+    assert (part.block, part.rows, part.cols) == (4, range(3_200), range(1_000))
+    np.testing.assert_allclose(part.weights, pooled[:800, :250], rtol=1e-6, atol=1e-9)
+    assert part.strongest is not None
+    assert part.strongest.key < 1_000
+
+
 def test_axes_have_places_as_coordinates_and_the_sentence_is_its_title() -> None:
     one = head(13, labels="abcdefghijklm")
     figure = draw_head(one)
@@ -86,6 +118,18 @@ def test_axes_have_places_as_coordinates_and_the_sentence_is_its_title() -> None
     assert [text for text in texts if text in "abcdefghijklm"].count("m") == 2
     linear = [text.get_text() for text in draw_head(one, log=False).texts]
     assert {"weight, linear", "0", ".5", "1"} <= {*linear}
+
+
+def test_a_chosen_cell_is_what_the_picture_is_read_aloud_by() -> None:
+    drawn = head(6, labels="abcdef")
+    weight = drawn.pattern()[4, 1]
+    said = draw_head(drawn, cell=(4, 1)).get_label()
+    assert said == f"“e” at 4 gives {brief(weight)} to “b” at 1"
+    assert draw_head(drawn, cell=(1, 4)).get_label() == "“b” at 1 may not look at “e” at 4"
+    # Where it isn't drawn, the strongest of what is speaks.
+    part = range(2, 4)
+    shown = [draw_head(drawn, rows=part, cell=cell).get_label() for cell in (None, (5, 0), (3, 0))]
+    assert shown[0] == shown[1] != shown[2]
 
 
 def test_a_sink_is_cut_so_that_the_other_bars_are_seen() -> None:

@@ -14,6 +14,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from qkv.attention import Causal, attend
 from qkv.bench.captures import captures
 from qkv.bench.generations import generation
+from qkv.bench.labs import lab_pages
 from qkv.bench.maps import maps
 from qkv.bench.measure import Measurement, compare, ratio
 from qkv.bench.training_runs import training
@@ -96,6 +97,7 @@ SUITES: dict[str, Callable[..., list[Measurement]]] = {
     "attention": attention,
     "capture": captures,
     "generate": generation,
+    "lab": lab_pages,
     "map": maps,
     "memory": memory,
     "train": training,

@@ -14,7 +14,7 @@ from qkv.errors import ConfigError
 
 def bench_command(  # noqa: PLR0917 (options have names)
     what: Annotated[
-        Literal["attention", "capture", "generate", "map", "memory", "train"],
+        Literal["attention", "capture", "generate", "lab", "map", "memory", "train"],
         typer.Argument(help="What to measure.", show_default=False),
     ],
     rounds: Annotated[

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import sys
 import threading
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qkv.cli.console import err, out
+from qkv.cli.console import INTERRUPTED, err, out
 from qkv.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -52,7 +55,8 @@ def lab_command(  # noqa: PLR0917 (options have names)
 ) -> None:
     """Open the lab in a browser: look into heads, train, work attention out by hand.
 
-    It works offline, at once, with the model that comes with qkv. Ctrl-C ends it, not what trains.
+    It works offline, at once, with the model that comes with qkv; opened on one model, run or
+    trace, it begins there. Ctrl-C ends it, not what trains.
 
     [bold]Examples[/]
 
@@ -91,6 +95,7 @@ def lab_command(  # noqa: PLR0917 (options have names)
 
     keys = Keys(port, on_spent=renew)
     lab = Lab(keys, places, names, root_path)
+    keys.leads_to = _first_page(lab, paths or [])
     app = create_app(lab)
 
     def ready() -> None:
@@ -111,11 +116,30 @@ def lab_command(  # noqa: PLR0917 (options have names)
             )
         out().print("Ctrl-C ends it.", style="dim")
         if not no_browser:
-            threading.Thread(target=webbrowser.open, args=(where,), daemon=True).start()
+            threading.Thread(target=_open, args=(where,), daemon=True).start()
         lab.warm.clear()
         warm_up(_warm(lab))
 
-    serve(app, listening, ready)
+    with suppress(KeyboardInterrupt):
+        serve(app, listening, ready)
+    # Threads that are within torch when Python ends may abort it: nothing here is left to tidy up.
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(INTERRUPTED)
+
+
+def _open(link: str) -> None:
+    """Open the link, unless that would open nothing that its user sees.
+
+    Over SSH a browser would be this machine's, and one that takes the terminal would take the link
+    too. Who sets BROWSER, as editors do for the machine where one sits, is obeyed.
+    """
+    with suppress(webbrowser.Error):
+        in_terminal = type(webbrowser.get()) is webbrowser.GenericBrowser
+        far = bool(os.environ.get("SSH_CONNECTION"))
+        if os.environ.get("BROWSER") or not (far or in_terminal):
+            webbrowser.open(link)
 
 
 def _warm(lab: Lab) -> Callable[[], None]:
@@ -135,11 +159,43 @@ def _places(paths: list[Path] | None) -> list[Path]:
     if paths is None:
         return [RUNS] if RUNS.is_dir() else []
     for path in paths:
-        if not path.exists():
+        if not _exists(path):
             raise CheckpointError(
-                f"nothing at {path}", "a run, a model, a trace or a folder", "check the path"
+                f"nothing at {str(path)[:80]}",
+                "a run, a model, a trace or a folder",
+                "check the path",
             )
     return paths
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name too long
+        return False
+
+
+def _first_page(lab: Lab, paths: list[Path]) -> str:
+    """The page of the one thing that was named: of what trains, Train; else Inspect."""
+    from urllib.parse import urlencode
+
+    named = [path.resolve() for path in paths]
+    item = next((one for one in lab.shelf.items() if [one.path] == named), None)
+    if item is None or item.path is None:
+        return ""
+    if item.kind == "run" and _trains(item.path):
+        return f"train?{urlencode({'run': item.id})}"
+    return f"inspect?{urlencode({'item': item.id})}"
+
+
+def _trains(run: Path) -> bool:
+    from qkv.lab.runs import standing
+
+    try:
+        status = json.loads((run / "status.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(status, dict) and standing(run, status)[0] == "running"
 
 
 def _prefix(path: str) -> str:

@@ -24,8 +24,7 @@ from qkv.cli.console import (
     short_path,
 )
 from qkv.cli.options import AsJson, DataSource, Seed, Settings, require_alone
-from qkv.cli.train import new_folder, parse_tokens, remember_source, require_writable
-from qkv.errors import ConfigError
+from qkv.cli.train import new_folder, remember_source, require_writable
 
 if TYPE_CHECKING:
     from qkv.training.ladder import Plan, RungResult
@@ -68,6 +67,8 @@ def demo_command(
 
       qkv demo --data notes.txt --budget 60s
     """
+    from qkv.training.budgets import parse_budget
+
     if budget is not None:
         parse_budget(budget)  # a wrong one is told before anything else
     err().print("[dim]qkv demo is `qkv ladder` with its defaults.[/]")
@@ -112,32 +113,6 @@ def ladder_command(  # noqa: PLR0917 (options have names)
     _ladder(rungs, data, tokenizer, budget, out_folder, resume, settings, seed, as_json=as_json)
 
 
-def parse_budget(text: str) -> tuple[int | None, float | None]:
-    """Return (tokens, None) or (None, seconds) from `500k`, `2M`, `90s`, `5min`, `1h`.
-
-    Raises:
-        ConfigError: neither, or not above 0.
-
-    >>> parse_budget("2M"), parse_budget("5min")
-    ((2000000, None), (None, 300.0))
-    """
-    plain = text.strip().lower()
-    for unit, seconds in (("min", 60.0), ("sec", 1.0), ("s", 1.0), ("h", 3600.0)):
-        if plain.endswith(unit):
-            try:
-                value = float(plain.removesuffix(unit)) * seconds
-            except ValueError:
-                value = 0.0
-            if not 0 < value < 1e9:
-                raise ConfigError(f"a budget of {text!r}", "a time above 0", "try 60s or 5min")
-            return None, value
-    try:
-        return parse_tokens(text), None
-    except ConfigError as error:
-        remedy = "try 500k or 2M tokens, or a time: 60s, 5min"
-        raise ConfigError(error.got, error.expected, remedy) from None
-
-
 def _ladder(  # noqa: PLR0917 (options have names)
     rungs: str | None,
     source: str,
@@ -151,6 +126,7 @@ def _ladder(  # noqa: PLR0917 (options have names)
     as_json: bool,
 ) -> None:
     from qkv.cli.report import print_report
+    from qkv.training.budgets import parse_budget
     from qkv.training.ladder import estimate_seconds, read_plan, time_rungs
     from qkv.training.recipes import find_preset
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -22,7 +21,7 @@ from qkv.cli.options import (
     require_alone,
 )
 from qkv.cli.watching import watch_run
-from qkv.errors import ConfigError, ResourceError
+from qkv.errors import ResourceError
 
 if TYPE_CHECKING:
     from qkv.training.run import Data
@@ -124,6 +123,7 @@ def _open(  # noqa: PLR0917 (options have names)
 ) -> tuple[Any, Data]:
     """Load the text, settle the configs, and start the run directory (none for a dry run)."""
     from qkv.text import load_corpus
+    from qkv.training.budgets import parse_tokens
     from qkv.training.precision import require_fast_steps
     from qkv.training.probes import require_passage
     from qkv.training.recipes import configure, find_preset, require_enough
@@ -215,26 +215,3 @@ def new_folder(parent: Path, name: str, now: float) -> Path:
         number += 1
         folder = parent / f"{name}-{stamp}-{number}"
     return folder
-
-
-def parse_tokens(text: str) -> int:
-    """Return a number of tokens from `2000000`, `2_000_000`, `500k` or `2M`.
-
-    Raises:
-        ConfigError: not such a number, or not above 0.
-
-    >>> parse_tokens("1.5M")
-    1500000
-    """
-    units = {"k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9}
-    plain = text.strip().lower()
-    if re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+", plain):  # 2,000,000; but 2,5M is not 25M
-        plain = plain.replace(",", "")
-    factor = units.get(plain[-1:], 1.0)
-    try:
-        tokens = round(float(plain[:-1] if factor != 1.0 else plain) * factor)
-    except (ValueError, OverflowError):
-        tokens = 0
-    if tokens < 1:
-        raise ConfigError(f"a budget of {text!r} tokens", "a number above 0", "try 500k or 2M")
-    return tokens

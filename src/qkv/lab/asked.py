@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked"]
 
+LAST_STEP = 10**12
+SMALLEST, LARGEST = 1e-3, 1e3
+"""Numbers that change the attention: beyond these float32 runs over, and nothing is to be seen."""
 CHANGES = ("ablate", "mean", "uniform", "sharpen", "mask", "scale", "temperature", "only")
 
 
@@ -44,11 +47,15 @@ class Asked:
         right = (
             isinstance(asked.get("item"), str)
             and (text is None or isinstance(text, str))
-            and (step is None or (isinstance(step, int) and not isinstance(step, bool)))
+            and (step is None or (type(step) is int and 0 <= step <= LAST_STEP))
             and isinstance(changes, dict)
         )
         if not right or not set(changes) <= set(CHANGES) or not all(map(_plain, changes.values())):
-            raise ConfigError(f"{str(asked)[:80]}", "a model, and a text or a step", "reload it")
+            raise ConfigError(
+                f"{str(asked)[:80]}", "a model, and a text or a step", "reload the page"
+            )
+        for name in ("temperature", "scale"):
+            _check_number(name, changes.get(name))
         frozen = tuple(
             (name, tuple(value) if isinstance(value, list) else value)
             for name, value in sorted(changes.items())
@@ -71,6 +78,17 @@ class Asked:
             return Edits(**listed)
         except TypeError as error:
             raise ConfigError(f"changes {listed}", "heads or numbers", "reload it") from error
+
+
+def _check_number(name: str, value: Any) -> None:
+    """A number that can be reckoned with; words are left to `Edits`."""
+    if not isinstance(value, int | float):
+        return
+    # NaN is in no range.
+    if not (SMALLEST <= abs(value) <= LARGEST or (name == "scale" and value == 0)):
+        raise ConfigError(
+            f"a {name} out of range", f"{SMALLEST:g} to {LARGEST:g}", "take one in between"
+        )
 
 
 def _plain(value: Any) -> bool:

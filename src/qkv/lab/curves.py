@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Births", "Curve", "Thinned", "number"]
+__all__ = ["Births", "Curve", "Thinned", "number", "traits"]
 
 MOST_POINTS = 600
 SMOOTHED_SHARE = 0.02
@@ -97,19 +97,41 @@ class Thinned(Generic[T]):
         self.items.append(item)
 
 
-KINDS = {"previous": "previous token", "first": "first token", "induction": "induction"}
-THRESHOLD = 0.2
-"""How far from chance (0) to always (1) a score must be; heads get their names at the same."""
+ROLES = ("previous", "induction", "duplicate", "retrieval")
+"""Names of heads that are listed when they are first deserved; to look at itself is no feat."""
+SINK = "first"
+Head = dict[str, Any]
+
+
+def traits(head: Head) -> list[str]:
+    """Return what a head does by a probe: what it is called there, and whether it is a sink.
+
+    Its name is the inspector's, for which the first key's mass is set aside; so that mass itself
+    is none. It is a trait from the same share on: .2 of the way from chance to all.
+
+    Args:
+        head: its `role`, and its `scores` by name, each with its chance.
+
+    >>> traits({"role": "previous", "scores": {"first": [0.5, 0.04], "previous": [0.3, 0.04]}})
+    ['previous', 'first']
+    """
+    from qkv.lens.heads.head_scores import NAMED_FROM
+
+    found = [head["role"]] if head.get("role") in ROLES else []
+    score, chance = head["scores"].get(SINK) or (None, None)
+    if score is None or chance is None or not chance < 1:
+        return found
+    return [*found, SINK] if score - chance >= NAMED_FROM * (1 - chance) else found
 
 
 class Births:
-    """When heads first did something: their score cleared a threshold above chance.
+    """When heads first did something, each thing once.
 
     >>> births = Births()
-    >>> births.add(8, {"L0H1": {"previous": [0.5, 0.1], "first": [0.1, 0.1]}})
-    >>> births.add(16, {"L0H1": {"previous": [0.9, 0.1]}})
-    >>> [(born["step"], born["head"], born["kind"]) for born in births.items]
-    [(8, 'L0H1', 'previous')]
+    >>> births.add(8, {"L0H1": {"role": "previous", "scores": {"previous": [0.5, 0.1]}}})
+    >>> births.add(16, {"L0H1": {"role": "previous", "scores": {"previous": [0.9, 0.1]}}})
+    >>> births.items
+    [{'step': 8, 'head': 'L0H1', 'kind': 'previous', 'score': 0.5, 'chance': 0.1}]
     """
 
     def __init__(self) -> None:
@@ -117,15 +139,13 @@ class Births:
         self.generation = 0
         self._known: set[tuple[str, str]] = set()
 
-    def add(self, step: int, heads: dict[str, dict[str, list[float | None]]]) -> None:
-        """Take in the scores of one probe, each with its chance."""
-        for name, scores in heads.items():
-            for kind in KINDS:
-                score, chance = (scores.get(kind) or [None, None])[:2]
-                if score is None or chance is None or not chance < 1:
-                    continue
-                if (score - chance) / (1 - chance) < THRESHOLD or (name, kind) in self._known:
+    def add(self, step: int, heads: dict[str, Head]) -> None:
+        """Take in what heads do by one probe."""
+        for name, head in heads.items():
+            for kind in traits(head):
+                if (name, kind) in self._known:
                     continue
                 self._known.add((name, kind))
+                score, chance = head["scores"].get(kind) or (None, None)
                 born = {"step": step, "head": name, "kind": kind, "score": score, "chance": chance}
                 self.items.append(born)

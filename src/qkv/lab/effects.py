@@ -1,12 +1,13 @@
 """What changes do to a model's loss and to what it says comes next.
 
-The pass of the model as it is stays in memory, so that each further change costs one pass.
+Passes stay in memory, so that each further change costs one.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -47,7 +48,7 @@ class Pass:
 
 
 class Effects:
-    """Passes over texts, those of unedited models kept.
+    """Passes over texts, kept while there is room.
 
     Args:
         running: held while a model runs: a pass is watched, one at a time.
@@ -73,14 +74,12 @@ class Effects:
             raise ShapeError("one token", "two or more, to have a loss", "give more text")
         if not model.causal:
             raise ConfigError("a model that predicts no next token", "one that does", "choose one")
-        rows, known = as_rows(ids), (key, np.asarray(ids).tobytes())
+        rows, known = as_rows(ids), (key, np.asarray(ids).tobytes(), edits or None)
+        changed = editing(edits, model.model) if edits else nullcontext()
         with self._running, few_threads(model, len(ids)), measuring(model.model):
-            if edits:
-                with editing(edits, model.model):
-                    losses, last = next_token_losses(model.model, rows)
-                return Pass(losses[0], last)
             if known not in self._kept:
-                losses, last = next_token_losses(model.model, rows)
+                with changed:
+                    losses, last = next_token_losses(model.model, rows)
                 self._kept[known] = Pass(losses[0], last)
             self._kept.move_to_end(known)
             while len(self._kept) > MOST_PASSES:
@@ -88,20 +87,30 @@ class Effects:
             return self._kept[known]
 
 
-def compare(model: AnyModel, before: Pass, after: Pass) -> dict[str, Any]:
-    """Return what a page is told of two passes: losses, and what comes next by either."""
-    probable = np.exp(np.stack([before.last, after.last]))
+def compare(
+    model: AnyModel, before: Pass | None, after: Pass, *, same: bool = True
+) -> dict[str, Any]:
+    """Return what a page is told of two passes: losses, and what comes next by either.
+
+    Args:
+        model: the one of the pass after.
+        before: none where only one is known.
+        same: whether both count in the same tokens; nats a token of others can't be subtracted.
+    """
+    first = before if same else None
+    probable = np.exp(np.stack([one.last for one in (first, after) if one is not None]))
     order = np.argsort(-probable.max(0), kind="stable")[:MOST_NEXT]
     texts = token_texts(model, [int(token) for token in order])
-    seen = before.last > -np.inf
-    gap = np.where(seen, before.last - after.last, 0.0)
     return {
-        "loss_before": before.loss,
+        "loss_before": None if before is None else before.loss,
         "loss_after": after.loss,
-        "change": after.loss - before.loss,
-        "divergence": float((probable[0] * gap).sum()),
+        "change": None if first is None else after.loss - first.loss,
         "next": [
-            {"token": text, "before": float(probable[0, at]), "after": float(probable[1, at])}
+            {
+                "token": text,
+                "before": None if first is None else float(probable[0, at]),
+                "after": float(probable[-1, at]),
+            }
             for text, at in zip(texts, order, strict=True)
         ],
         "tokens": len(after.losses) + 1,

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-from qkv.lab.jobs import LADDER, BusyError, Job, Jobs
+from qkv.lab.curves import number
+from qkv.lab.jobs import LADDER, PLAN, BusyError, Job, Jobs
 from qkv.lab.own_run import OwnRun
 from qkv.lab.runs import LIVING, Line, Run, RunHead
-from qkv.lab.shelf import OWN, Shelf
+from qkv.lab.shelf import OWN, Shelf, kind_of
 
 __all__ = ["Following"]
 
-MOST_RUNS = 40
+MOST_RUNS, MOST_RUNGS = 40, 40
 """Kept with all their losses; others are read again when they are asked for."""
-PLAN = "ladder.json"
+LOG = logging.getLogger(__name__)
 
 
 class Following:
@@ -36,27 +38,47 @@ class Following:
 
     def listing(self) -> list[Line]:
         """Return every run and ladder, the newest first, with how each stands."""
-        items = [item for item in self.shelf.items() if item.kind == "run"]
         jobs = {self.jobs.folder / job.name: job for job in self.jobs.all()}
         found: list[tuple[float, Line]] = []
         ladders: dict[Path, list[Line]] = {}
         with self._lock:
-            for item in items:
-                assert item.path is not None
-                group = self._ladder_of(item.path)
-                job = jobs.get(item.path) or (jobs.get(group) if group else None)
-                log = None if job is None else self.jobs.log(job)
-                head = self._heads.setdefault(item.id, RunHead(item.path, log))
-                head.log = log
-                told = {"id": item.id, "kind": "run", "title": item.path.name, **head.to_json()}
+            for name, path in self._paths(jobs).items():
+                group = self._ladder_of(path)
+                job = jobs.get(path) or (jobs.get(group) if group else None)
+                told = self._tell_run(name, path, job, alone=group is None)
                 told["group"] = self._id(group) if group else None
-                self._say_job(told, None if group else job, item.path)
                 if group:
                     ladders.setdefault(group, []).append(told)
-                found.append((_time(item.path), told))
+                found.append((_time(path), told))
             for path in [*ladders, *(p for p in jobs if not _is_run(p) and p not in ladders)]:
                 found.append((_time(path), self._tell_ladder(path, ladders.get(path, []), jobs)))
         return [told for _, told in sorted(found, key=lambda one: -one[0])]
+
+    def _paths(self, jobs: dict[Path, Job]) -> dict[str, Path]:
+        """The runs by id: of many only the newest, but all that the lab started."""
+        items = (item for item in self.shelf.items() if item.kind == "run")
+        found = {item.id: item.path for item in items if item.path is not None}
+        known = set(found.values())
+        for path, job in jobs.items():
+            inside = path.glob("*/") if job.preset == LADDER else (path,)
+            new = (one for one in inside if one not in known and kind_of(one) == "run")
+            found |= {self._id(one): one for one in new}
+        return found
+
+    def _tell_run(self, name: str, path: Path, job: Job | None, *, alone: bool) -> Line:
+        log = None if job is None else self.jobs.log(job)
+        head = self._heads.setdefault(name, RunHead(path, log))
+        head.log = log
+        told: Line = {"id": name, "kind": "run", "title": path.name, "can": []}
+        try:
+            told |= head.to_json()
+            self._say_job(told, job if alone else None)
+        except Exception as error:  # one that is damaged must not hide the others
+            LOG.exception("reading %s failed", path)
+            reason = f"the lab failed on it ({type(error).__name__})"
+            told |= {"state": "unreadable", "reason": reason, "step": 0, "steps": 0}
+            told |= {"model": "", "host": ""}
+        return told
 
     def read(self, name: object) -> tuple[Run, Line]:
         """Return a run with all that it has so far, and how it stands.
@@ -70,7 +92,7 @@ class Following:
             run.follow()
             head = {"id": str(name), **run.head()}
         if job is not None:
-            self._say_job(head, job, run.path, alone=not grouped)
+            self._say_job(head, job, alone=not grouped)
         return run, head
 
     def require_idle(self) -> None:
@@ -109,7 +131,7 @@ class Following:
         run.log = log
         return run, job, path is not None and self._ladder_of(path) is not None
 
-    def _say_job(self, told: Line, job: Job | None, path: Path, *, alone: bool = True) -> None:
+    def _say_job(self, told: Line, job: Job | None, *, alone: bool = True) -> None:
         """Say what may be done with a run, and put its state as one who started it would."""
         told["can"] = []
         if job is None:
@@ -122,21 +144,13 @@ class Following:
             told["state"], told["reason"] = "ended", self.jobs.last_words(job)
         elif not running and told["state"] == "ended":
             told["reason"] = self.jobs.last_words(job) or told["reason"]
-        if job.wish != "go":
-            wished = {"pause": ("pausing", "paused"), "stop": ("stopping", "stopped")}[job.wish]
-            if running and told["state"] in LIVING:
-                told["state"] = wished[0]
-            elif told["state"] in ("interrupted", "ended"):
-                told["state"] = wished[1]
-                told["reason"] = "" if told["state"] == "paused" else told["reason"]
-        if not alone:
-            return
-        if told["state"] == "finished" or (running and told["state"] == "failed"):
-            return  # the process is about to end
-        if running:
-            told["can"] = ["pause", "stop"] if job.wish == "go" else ["stop"]
-        elif _is_run(path) or (path / PLAN).is_file():
-            told["can"] = ["resume"]
+        begun = self.jobs.has_begun(job) or not alone
+        if not (begun or running) and (job.wish != "go" or not told["reason"]):
+            told["state"], told["reason"] = "waiting", ""
+        elif job.wish != "go":
+            _say_wish(told, job.wish, running=running)
+        if alone:
+            told["can"] = _acts(told["state"], job.wish, running=running)
 
     def _tell_ladder(self, path: Path, rungs: list[Line], jobs: dict[Path, Job]) -> Line:
         job = jobs.get(path)
@@ -161,23 +175,44 @@ class Following:
             "model": "",
             "host": "",
             "group": None,
+            "rungs": _climbed(path),
         }
-        self._say_job(told, job, path)
+        self._say_job(told, job)
         if job is not None and self.jobs.is_running(job) and states and job.wish == "go":
             told["state"] = "running"  # between two rungs
         return told
 
     def _id(self, path: Path) -> str:
-        for number, place in enumerate(self.shelf.places):
+        for at, place in enumerate(self.shelf.places):
             if path == place:
-                return str(number)
+                return str(at)
             if path.is_relative_to(place):
-                return f"{number}/{path.relative_to(place).as_posix()}"
+                return f"{at}/{path.relative_to(place).as_posix()}"
         return ""
 
     def _ladder_of(self, path: Path) -> Path | None:
         ladder = path.parent
         return ladder if self._id(ladder) and (ladder / PLAN).is_file() else None
+
+
+def _say_wish(told: Line, wish: str, *, running: bool) -> None:
+    now, then = {"pause": ("pausing", "paused"), "stop": ("stopping", "stopped")}[wish]
+    if running and told["state"] in LIVING:
+        told["state"] = now
+    elif told["state"] in ("interrupted", "ended"):
+        told["state"] = then
+        told["reason"] = "" if then == "paused" else told["reason"]
+
+
+def _acts(state: str, wish: str, *, running: bool) -> list[str]:
+    """What may be done with what the lab started."""
+    if running and state in ("finished", "failed"):
+        return []  # the process is about to end
+    if running:
+        return ["pause", "stop"] if wish == "go" else ["stop"]
+    if state == "finished":
+        return ["remove"]
+    return ["resume", *(["stop"] if state == "paused" and wish == "pause" else []), "remove"]
 
 
 def _is_run(path: Path) -> bool:
@@ -192,6 +227,22 @@ def _time(path: Path) -> float:
         except OSError:
             continue
     return float("inf")  # just started: nothing is there yet
+
+
+def _climbed(path: Path) -> list[Line]:
+    """What the ladder's table says of each rung that is done, in its order."""
+    try:
+        plan: Any = json.loads((path / PLAN).read_text(encoding="utf-8"))
+        return [
+            {
+                "name": str(one["name"])[:80],
+                "title": str(one["title"])[:80],
+                **{name: number(one[name]) for name in ("parameters", "loss", "seconds")},
+            }
+            for one in plan["results"][:MOST_RUNGS]
+        ]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return []
 
 
 def _planned(path: Path) -> int:

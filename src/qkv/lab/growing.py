@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
-__all__ = ["Growing", "last_line"]
+__all__ = ["Growing", "last_line", "last_words"]
 
 BLOCK = 2**22
 TAIL = 2**14
@@ -33,6 +34,8 @@ class Growing:
         """
         try:
             found = self.path.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise OSError("a pipe or a folder, which would be waited for")
         except OSError:
             anew, self._file, self._offset = self._offset > 0, 0, 0
             return [], anew
@@ -56,6 +59,8 @@ class Growing:
 
 def last_line(path: Path, starting: str = "") -> str:
     """Return the last line of a file that is not empty and starts so, or "" where none does."""
+    if not path.is_file():  # a pipe would be waited for
+        return ""
     try:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
@@ -65,3 +70,12 @@ def last_line(path: Path, starting: str = "") -> str:
         return ""
     lines = (line.strip() for line in reversed(tail.splitlines()))
     return next((line for line in lines if line and line.startswith(starting)), "")
+
+
+def last_words(log: Path) -> str:
+    """Return an error's one line, as the command line prints it, or what a crash ended with."""
+    told = last_line(log, "qkv: ")
+    if told:
+        return told.removeprefix("qkv: ")
+    line = last_line(log)
+    return line if "Error" in line.partition(":")[0] else ""

@@ -12,8 +12,8 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from qkv.lab.asked import Asked
-from qkv.lab.exporting import export
-from qkv.lab.inspecting import Opened
+from qkv.lab.exporting import LARGEST_TABLE, export
+from qkv.lab.opened import MOST_SCORED, Opened
 from qkv.lab.replies import Json, RequestError, framed, read_json
 from qkv.lab.rooms import Lab
 
@@ -21,6 +21,8 @@ __all__ = ["inspect_routes"]
 
 SLOW_CELLS = 2**26
 """From here on a head is pooled once, and its tiles wait for that."""
+QUICK_CELLS = 2**28
+"""From here on a head's tracks and thumbnail take seconds: pages leave them for later."""
 MOST_THUMBNAILS = 64
 GONE = 499
 """A status that nobody reads: who asked has gone."""
@@ -30,28 +32,33 @@ Handler: TypeAlias = Callable[[Request], Awaitable[Response]]
 def inspect_routes(lab: Lab) -> list[BaseRoute]:
     """Return the routes: what there is, a text that is opened, questions about it, effects."""
     inspector = lab.inspector
+    limits = {
+        "slow": SLOW_CELLS,
+        "quick": QUICK_CELLS,
+        "scored": MOST_SCORED,
+        "table": LARGEST_TABLE,
+    }
 
     async def items(_: Request) -> Response:
-        found = await lab.inside(lab.shelf.items)
-        return Json([item.to_json() for item in found])
+        return Json(await lab.inside(inspector.catalogue.items))
 
     async def item(request: Request) -> Response:
-        found = await lab.inside(lab.shelf.find, request.query_params.get("item", ""))
+        found = await lab.inside(inspector.catalogue.find, request.query_params.get("item", ""))
         return Json(await lab.inside(inspector.describe, found))
 
     async def opened(request: Request) -> Response:
         asked = Asked.of(await read_json(request))
         found = await lab.inside(inspector.open, asked)
         header, body = found.wire
-        reply: dict[str, Any] = {"trace": found.name, "cut": found.cut, "header": header}
-        return framed(reply, [body])
+        told = {"trace": found.name, "tokens": found.tokens, "file": found.file_name}
+        return framed({**told, "header": header, "limits": limits}, [body])
 
     async def question(request: Request) -> Response:
         message = await read_json(request)
         found = inspector.get(message.get("trace"))
         if message.get("kind") == "tile" and _level(message) > 0:
             await pooled(found, str(message.get("head")))
-        reply, numbers = await lab.inside(found.answers, message)
+        reply, numbers = await lab.inside(found.answer, message)
         return framed(reply, numbers)
 
     async def thumbnails(request: Request) -> Response:
@@ -79,10 +86,13 @@ def inspect_routes(lab: Lab) -> list[BaseRoute]:
 
     async def effect(request: Request) -> Response:
         message = await read_json(request)
-        asked, against = Asked.of(message), message.get("against")
-        if not isinstance(against, str | None):
-            raise RequestError("an effect against no text", "a text", "reload the page")
-        return Json(await lab.inside(inspector.effect, asked, against))
+        asked, before = Asked.of(message), message.get("before")
+        if not isinstance(before, dict | None):
+            raise RequestError(
+                "an effect against nothing", "what was read before", "reload the page"
+            )
+        other = None if before is None else Asked.of(before)
+        return Json(await lab.inside(inspector.effect, asked, other))
 
     async def exported(request: Request) -> Response:
         asked = request.query_params
@@ -96,6 +106,9 @@ def inspect_routes(lab: Lab) -> list[BaseRoute]:
             dark=asked.get("theme") == "dark",
             how="sum" if asked.get("how") == "sum" else "max",
             against=None if against is None else inspector.get(against),
+            cell=asked.get("cell"),
+            rows=asked.get("rows"),
+            cols=asked.get("cols"),
         )
         made = await lab.inside(make)
         headers = {"content-disposition": made.disposition}

@@ -7,114 +7,34 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from qkv.errors import CheckpointError, ConfigError, ResourceError
+from qkv.errors import CheckpointError, ConfigError
 from qkv.lab.asked import Asked
-from qkv.lab.effects import Effects, compare
+from qkv.lab.catalogue import Catalogue
+from qkv.lab.effects import Effects, Pass, compare
 from qkv.lab.loading import Models, few_threads, passage_of, probes_of
+from qkv.lab.opened import Opened, Read, heads_left_out, tell_left_out
 from qkv.lab.pyramids import Pyramids
 from qkv.lab.shelf import OWN, Item, Shelf
-from qkv.lens.threads import one_thread
 
 if TYPE_CHECKING:
-    from qkv.lens import AttentionMap, Trace
-    from qkv.views.gather import Gathered
-    from qkv.views.widget import Answers
+    from qkv.models.foreign import AnyModel
 
-__all__ = ["ClosedError", "Inspector", "Opened"]
+__all__ = ["ClosedError", "Inspector"]
 
 MOST_TRACES = 16
+LARGEST_NUMBER = 1e300
 LARGEST_KEPT = 2**29
 """Bytes of traces; the one that is looked at stays, whatever it takes."""
-MOST_SCORED = 2**30
-"""Weights of all heads together that are read to score them."""
 MOST_VALUED = 4096
 """Tokens of a text whose values are kept too: what a weight adds to the output."""
 
 
 class ClosedError(ConfigError):
     """A text that was open, and made room for others."""
-
-
-@dataclass(frozen=True, eq=False)
-class Read:
-    """What a text became: where each head looked, and in words what read it."""
-
-    trace: Trace
-    title: str
-    note: str
-    cut: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Opened:
-    """A text that was read, and what answers questions about it.
-
-    Args:
-        name: what a page calls it.
-        asked, model: what was asked for, and what tells the model that read it from others.
-    """
-
-    name: str
-    asked: Asked
-    model: object
-    trace: Trace
-    gathered: Gathered
-    answers: Answers
-    wire: tuple[dict[str, Any], bytes]
-    cut: bool = False
-
-    @property
-    def size_bytes(self) -> int:
-        """What it takes in memory, but for what is pooled on demand."""
-        return self.trace.bytes + len(self.wire[1])
-
-    def head(self, name: object) -> AttentionMap:
-        """Return a head by its name.
-
-        Raises:
-            ConfigError: there is none.
-        """
-        found = self.gathered.maps.get(str(name))
-        if found is None:
-            raise ConfigError(f"head {str(name)[:40]!r}", "one of this text's", "choose another")
-        return found
-
-    def scores(self) -> dict[str, Any]:
-        """Return the scores of heads that came without them.
-
-        Raises:
-            ResourceError: too many weights to be read in some seconds.
-        """
-        if self.gathered.cells > MOST_SCORED:
-            raise ResourceError(
-                f"{self.gathered.cells:,} weights",
-                f"at most {MOST_SCORED:,}",
-                "take a shorter text",
-            )
-        return self.gathered.scores()
-
-    def thumbnails(self, names: Sequence[str]) -> tuple[list[list[int]], list[bytes]]:
-        """Return the sizes of some heads' thumbnails, and their levels, a byte each.
-
-        Raises:
-            ConfigError: no such head.
-        """
-        sizes, parts = [], []
-        # Several replies are made at once: that is how processors are shared here.
-        with one_thread():
-            for name in names:
-                self.head(name)
-                reply, (levels,) = self.answers({"kind": "thumbnail", "head": name})
-                sizes.append([reply["rows"], reply["cols"]])
-                parts.append(np.frombuffer(levels, "<f4").astype(np.uint8).tobytes())
-        return sizes, parts
 
 
 class Inspector:
@@ -125,12 +45,17 @@ class Inspector:
     """
 
     def __init__(self, shelf: Shelf) -> None:
-        self.shelf, self.models, self.pyramids = shelf, Models(), Pyramids()
+        self.catalogue, self.models, self.pyramids = Catalogue(shelf), Models(), Pyramids()
         self._opened: OrderedDict[str, Opened] = OrderedDict()
         self._lock = threading.RLock()  # of the table
         self._running = threading.Lock()  # a model's pass is watched: one at a time
         self._effects = Effects(self._running)
         self._count = 0
+
+    @property
+    def running(self) -> threading.Lock:
+        """Held while a model runs: a pass is watched, one at a time."""
+        return self._running
 
     def warm(self) -> None:
         """Load the model that comes with qkv, and have it read its own passage."""
@@ -142,7 +67,8 @@ class Inspector:
         Raises:
             QkvError: no such model, no text, or one that it can't read.
         """
-        item = self.shelf.find(asked.item)
+        item = self.catalogue.find(asked.item)
+        asked = replace(asked, item=item.id)
         # A run that trains on is read again; a probe stays what it was.
         known = (asked, self.models.key(item) if asked.step is None else None)
         with self._lock:
@@ -177,26 +103,34 @@ class Inspector:
             self._opened.move_to_end(opened.name)
             return opened
 
-    def effect(self, asked: Asked, against: str | None = None) -> dict[str, Any]:
+    def effect(self, asked: Asked, before: Asked | None = None) -> dict[str, Any]:
         """Return what changes do to the loss, and to what the model says comes next.
 
         Args:
-            against: another text, which the model as it is reads in place of this one: what an
-                edit of the text does.
+            before: what is compared with: another text, model or change; the same text without
+                changes unless given. A trace has no loss: there is nothing before, then.
 
         Raises:
             QkvError: as `open`, or nothing to compare: no model, fewer than two tokens.
         """
-        item = self.shelf.find(asked.item)
-        if item.kind == "trace" or asked.step is not None:
+        before = replace(asked, changes=()) if before is None else before
+        if not self._has_weights(asked):
             raise ConfigError("a trace, which has no weights", "a model", "open the model itself")
+        model, then = self._passed(asked)
+        other, first = self._passed(before) if self._has_weights(before) else (model, None)
+        same = other is model or (
+            model.tokenizer is not None and model.tokenizer == other.tokenizer
+        )
+        return {"edits": str(asked.edits()), **compare(model, first, then, same=same)}
+
+    def _has_weights(self, asked: Asked) -> bool:
+        return asked.step is None and self.catalogue.find(asked.item).kind != "trace"
+
+    def _passed(self, asked: Asked) -> tuple[AnyModel, Pass]:
+        item = self.catalogue.find(asked.item)
         model, key = self.models.get(item), self.models.key(item)
         ids, _ = self.models.ids(item, asked.text, cut=asked.cut)
-        others = ids if against is None else self.models.ids(item, against, cut=True)[0]
-        edits = asked.edits()
-        before = self._effects.passed(key, model, others)
-        after = self._effects.passed(key, model, ids, edits)
-        return {"edits": str(edits), **compare(model, before, after)}
+        return model, self._effects.passed(key, model, ids, asked.edits())
 
     def describe(self, item: Item) -> dict[str, Any]:
         """Return what a page needs before a text is chosen: own passage, steps and their losses.
@@ -205,12 +139,11 @@ class Inspector:
             QkvError: it can't be read.
         """
         probes = probes_of(item)
-        steps = [] if probes is None else probes.steps()
         lines = {} if probes is None else {line["step"]: line for line in probes.read()}
-        losses = [lines.get(step, {}).get("passage_loss") for step in steps]
-        return {
-            **item.to_json(), "passage": passage_of(item), "steps": steps, "losses": losses,
-        }  # fmt: skip
+        steps = [] if probes is None else probes.steps()
+        losses = [_number(lines.get(step, {}).get("passage_loss")) for step in steps]
+        told = self.catalogue.told(item)
+        return {**told, "passage": passage_of(item), "steps": steps, "losses": losses}
 
     def _captured(self, item: Item, asked: Asked) -> Read:
         import torch
@@ -221,7 +154,7 @@ class Inspector:
         from qkv.models import count_parameters
 
         model = self.models.get(item)
-        ids, cut = self.models.ids(item, asked.text, cut=asked.cut)
+        ids, tokens = self.models.ids(item, asked.text, cut=asked.cut)
         edits = asked.edits()
         changed = editing(edits, model.model) if edits else nullcontext()
         values = len(ids) <= MOST_VALUED
@@ -242,7 +175,9 @@ class Inspector:
             trace.label(texts_of(model.tokenizer, ids))
         step = f"step {model.step:,} · " if model.step else ""
         note = f"{step}{count_parameters(model.model):,} parameters"
-        return Read(trace, item.title, f"{note} · {edits}" if edits else note, cut)
+        told = f"{note} · {edits}" if edits else note
+        total = tokens if tokens > len(ids) else None
+        return Read(trace, item.title, told, model.step or None, total)
 
     def _saved(self, item: Item) -> Read:
         from qkv.lens import load
@@ -260,7 +195,7 @@ class Inspector:
         nearest = None if probes is None else probes.nearest(step)
         if probes is None or nearest is None:
             raise CheckpointError("no probes", "a run that was trained with them", "read a text")
-        return Read(probes.trace(nearest), item.title, f"step {nearest:,}, its probe")
+        return Read(probes.trace(nearest), item.title, f"step {nearest:,}, its probe", nearest)
 
     def _gather(self, asked: Asked, model: object, read: Read) -> Opened:
         from qkv.views.gather import gather
@@ -272,8 +207,11 @@ class Inspector:
         with self._lock:
             self._count += 1
             name = f"t{self._count}"
-        answers = Answers(found.maps)
-        return Opened(name, asked, model, read.trace, found, answers, found.wire(), read.cut)
+        answers, wire, left_out = Answers(found.maps), found.wire(), heads_left_out(found, asked)
+        tell_left_out(wire[0], left_out)
+        return Opened(
+            name, asked, model, read.trace, found, answers, wire, read.step, read.tokens, left_out
+        )
 
     def _make_room(self) -> None:
         """Close what was not asked for the longest, but for the newest."""
@@ -283,3 +221,9 @@ class Inspector:
         ):
             name, _ = self._opened.popitem(last=False)
             self.pyramids.forget(name)
+
+
+def _number(value: Any) -> float | None:
+    """A number as JSON has it, of what a file may hold."""
+    plain = isinstance(value, int | float) and abs(value) < LARGEST_NUMBER
+    return float(value) if plain else None

@@ -15,105 +15,34 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
 
-from qkv.errors import ConfigError, QkvError, ResourceError, TextError
-from qkv.lab.growing import last_line
+from qkv.errors import ConfigError, QkvError, ResourceError
+from qkv.lab.growing import last_line, last_words
+from qkv.lab.job import (
+    LADDER,
+    PLAN,
+    BusyError,
+    Job,
+    asked_of,
+    disk_error,
+    is_sound,
+    signal_name,
+)
 from qkv.lab.processes import identify
+from qkv.lab.wanted import Wanted
 
-__all__ = ["BusyError", "Job", "Jobs", "Wanted"]
+__all__ = ["LADDER", "PLAN", "BusyError", "Job", "Jobs"]
 
-LADDER = "ladder"
-LONGEST_TEXT, LONGEST_PROBE = 2_000_000, 20_000
 ENDING_SECONDS = 1.0
 STOP_SECONDS = 10.0
 """A process that is told to stop saves first; after so long it is killed."""
 MARK, LOG, TEXT = ".job.json", ".log", ".txt"
-State = Literal["running", "ended"]
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a page asks to train.
-
-    Args:
-        preset: a recipe by name, or ``ladder`` for all rungs.
-        corpus: a corpus by name; or
-        text: a text that was pasted; or
-        file: a path to a text.
-        budget: tokens, as 2000000 or 2M; the recipe's own unless given.
-        seed: of weights, batches and samples.
-        probe: what heads are watched on; chosen from the text unless given.
-        beside: whether it may run beside another.
-    """
-
-    preset: str
-    corpus: str | None = None
-    text: str | None = None
-    file: str | None = None
-    budget: str | None = None
-    seed: int = 0
-    probe: str | None = None
-    beside: bool = False
-
-    @classmethod
-    def of(cls, asked: dict[str, Any]) -> Wanted:
-        """Return what a page's JSON says.
-
-        Raises:
-            ConfigError: fields that are none, of another type, or out of range.
-            TextError: a text that is empty or too long.
-        """
-        kinds: dict[str, type] = dict.fromkeys(("corpus", "text", "file", "budget"), str)
-        kinds |= {"preset": str, "probe": str, "seed": int, "beside": bool}
-        given = {name: value for name, value in asked.items() if value not in (None, "")}
-        for name, value in given.items():
-            if name not in kinds or type(value) is not kinds[name]:
-                raise ConfigError(f"{name} {str(value)[:40]!r}", "a field of the form", "reload it")
-        if asked.get("text") == "":
-            raise TextError("an empty text", "text to learn from", "paste some")
-        sources = [name for name in ("corpus", "text", "file") if name in given]
-        if "preset" not in given or len(sources) != 1:
-            raise ConfigError("no text to train on", "a corpus, a text or a file", "choose one")
-        wanted = cls(**given)
-        for name, longest in (("text", LONGEST_TEXT), ("probe", LONGEST_PROBE)):
-            if len(getattr(wanted, name) or "") > longest:
-                error = TextError(
-                    f"a {name} of {len(given[name]):,} characters", f"at most {longest:,}",
-                    "shorten it" if name == "probe" else "save it as a file, and name that",
-                )  # fmt: skip
-                error.limit = longest  # type: ignore[attr-defined]
-                raise error
-        if any("\0" in value for value in given.values() if isinstance(value, str)):
-            raise TextError("a NUL among the text", "text without", "remove it")
-        if wanted.seed < 0 or len(wanted.budget or "") > 20:
-            raise ConfigError("a seed or a budget out of range", "numbers from 0 up", "correct it")
-        return wanted
-
-
-@dataclass(frozen=True)
-class Job:
-    """Something that the lab started.
-
-    Args:
-        name: of its folder under the one for runs.
-        preset: what it trains.
-        process: its number; `identity` tells it from others that had or will have the number.
-        identity: see `qkv.lab.processes.identify`.
-        started: seconds since the epoch.
-        wish: what it was last told to do: "go", "pause" or "stop".
-        asked: what it was started with, but for the text.
-    """
-
-    name: str
-    preset: str
-    process: int
-    identity: str | None
-    started: float
-    wish: str = "go"
-    asked: dict[str, Any] = field(default_factory=dict)
+TRASH = ".trash"
+PROBES = 40
+"""Of a ladder's rungs with heads, to watch them form: their time isn't counted as training's."""
+MOST_AT_ONCE = 4
 
 
 class Jobs:
@@ -163,7 +92,7 @@ class Jobs:
 
     def last_words(self, job: Job) -> str:
         """Return why a job that ended did: its error's line, or the signal that ended it."""
-        told = last_line(self.log(job), "qkv: ").removeprefix("qkv: ")
+        told = last_words(self.log(job))
         child = self._children.get(job.name)
         code = None
         if child is not None and child.pid == job.process:
@@ -173,42 +102,60 @@ class Jobs:
         if told or code in (0, None) or code == 130:
             return told
         if code < 0:
-            return f"its process was killed by {signal.Signals(-code).name}"
+            return f"its process was killed by {signal_name(-code)}"
         return last_line(self.log(job)) or f"its process ended with {code}"
 
     def start(self, wanted: Wanted) -> Job:
         """Start training, and return at once.
 
         Raises:
-            QkvError: another is running, no such text, or the disk refused.
+            QkvError: another is running, or too many, no such text, or the disk refused.
         """
         with self._lock:
-            if not wanted.beside:
-                self._require_idle()
+            self._require_room(beside=wanted.beside)
             name = self._new_name(wanted.preset)
-            arguments = [LADDER, "--json"] if wanted.preset == LADDER else ["train"]
-            if wanted.preset != LADDER:
-                arguments.append(f"--preset={wanted.preset}")
-            arguments += [f"--out={self.folder / name}", f"--seed={wanted.seed}"]
-            if wanted.budget:
-                arguments.append(f"--budget={wanted.budget}")
-            if wanted.probe and wanted.preset != LADDER:
-                arguments.append(f"--probe={wanted.probe}")
-            arguments.append(f"--data={self._source(name, wanted)}")
-            asked = {**asdict(wanted), "text": None, "probe": None, "beside": None}
-            return self._run(Job(name, wanted.preset, 0, None, 0.0, asked=asked), arguments)
+            source = self._source(name, wanted)
+            asked = {**asdict(wanted), "text": None, "beside": False}
+            job = Job(name, wanted.preset, 0, None, 0.0, asked=asked)
+            try:
+                return self._run(job, self._arguments(name, wanted, source))
+            except QkvError:
+                self._clear(name)
+                raise
+
+    def _arguments(self, name: str, wanted: Wanted, source: str) -> list[str]:
+        """What a new run's process is told."""
+        if wanted.preset == LADDER:
+            arguments = [LADDER, "--json", f"--set=probes={PROBES}"]
+        else:
+            arguments = ["train", f"--preset={wanted.preset}"]
+        arguments += [f"--out={self.folder / name}", f"--seed={wanted.seed}"]
+        if wanted.budget:
+            arguments.append(f"--budget={wanted.budget}")
+        arguments += [f"--set={name}={value}" for name, value in wanted.settings.items()]
+        if wanted.probe and wanted.preset != LADDER:
+            arguments.append(f"--probe={wanted.probe}")
+        return [*arguments, f"--data={source}"]
+
+    def has_begun(self, job: Job) -> bool:
+        """Return whether there is a run or a ladder to go on with."""
+        return any((self.folder / job.name / name).is_file() for name in ("config.json", PLAN))
 
     def resume(self, job: Job, *, beside: bool = False) -> Job:
-        """Go on with a run or a ladder from its last checkpoint.
+        """Go on with a run or a ladder from its last checkpoint, or begin it where it did not.
 
         Raises:
-            QkvError: it is running, or another is.
+            QkvError: it is running, or another is, or too many are.
         """
         with self._lock:
             if self.is_running(job):
                 raise ConfigError(f"{job.name}, which is running", "one that isn't", "wait for it")
-            if not beside:
-                self._require_idle()
+            self._require_room(beside=beside)
+            if not self.has_begun(job):
+                wanted = asked_of(job)
+                pasted = self.folder / f"{job.name}{TEXT}"
+                source = wanted.corpus or wanted.file or str(pasted)
+                return self._run(job, self._arguments(job.name, wanted, source))
             kind = [LADDER, "--json"] if job.preset == LADDER else ["train"]
             return self._run(job, [*kind, f"--resume={self.folder / job.name}"])
 
@@ -217,12 +164,53 @@ class Jobs:
         return self._signal(job, "pause")
 
     def stop(self, job: Job) -> Job:
-        """Have a run saved and ended for good; killed where it does not end soon."""
+        """Have a run saved and ended for good; killed where it does not end soon.
+
+        One that is paused is only said to be stopped.
+        """
+        with self._lock:
+            if job.wish == "pause" and not self.is_running(job):
+                told = replace(job, wish="stop")
+                self._write(told)
+                return told
         told = self._signal(job, "stop")
         watch = threading.Timer(STOP_SECONDS, self._kill, [told])
         watch.daemon = True
         watch.start()
         return told
+
+    def remove(self, job: Job) -> Path:
+        """Move a run and what lies beside it to the folder `.trash`, and return where it is.
+
+        Raises:
+            QkvError: it is running, or the disk refused.
+        """
+        with self._lock:
+            if self.is_running(job):
+                raise ConfigError(
+                    f"{job.name}, which is running", "one that isn't", "stop it first"
+                )
+            trash = self.folder / TRASH / job.name
+            again = 1
+            while trash.exists():
+                again += 1
+                trash = trash.with_name(f"{job.name}-{again}")
+            try:
+                trash.mkdir(parents=True)
+                # The mark goes last: until then the lab knows of it.
+                for end in ("", LOG, TEXT, MARK):
+                    path = self.folder / f"{job.name}{end}"
+                    if path.exists():
+                        path.rename(trash / path.name)
+            except OSError as error:
+                raise disk_error(trash, error) from error
+            return trash
+
+    def _clear(self, name: str) -> None:
+        """Leave nothing beside a run that could not be started."""
+        for end in (LOG, TEXT, MARK):
+            with contextlib.suppress(OSError):
+                (self.folder / f"{name}{end}").unlink()
 
     def _signal(self, job: Job, wish: str) -> Job:
         with self._lock:
@@ -238,9 +226,16 @@ class Jobs:
         if self.is_running(job):
             os.kill(job.process, signal.SIGKILL)
 
-    def _require_idle(self) -> None:
-        for job in self.running():
-            raise BusyError(job.name)
+    def _require_room(self, *, beside: bool) -> None:
+        running = self.running()
+        if running and not beside:
+            raise BusyError(running[0].name)
+        if len(running) >= MOST_AT_ONCE:
+            raise ResourceError(
+                f"{len(running)} runs training already",
+                f"fewer than {MOST_AT_ONCE}, since they share this machine",
+                "pause or stop one first",
+            )
 
     def _source(self, name: str, wanted: Wanted) -> str:
         if wanted.text is None:
@@ -253,17 +248,19 @@ class Jobs:
             self.folder.mkdir(parents=True, exist_ok=True)
             path.write_text(wanted.text, encoding="utf-8", newline="")
         except OSError as error:
-            raise _disk_error(path, error) from error
+            self._clear(name)
+            raise disk_error(path, error) from error
         return str(path)
 
     def _new_name(self, preset: str) -> str:
         if not re.fullmatch(r"[a-z0-9-]{1,40}", preset):
             raise ConfigError(f"the preset {preset[:40]!r}", "one of the list", "choose one")
-        stamp, number = time.strftime("%Y%m%d-%H%M%S"), 1
+        # Short, for it is the run's name wherever it is told of.
+        stamp, again = time.strftime("%m%d-%H%M"), 1
         name = f"{preset}-{stamp}"
         while (self.folder / name).exists() or (self.folder / f"{name}{MARK}").exists():
-            number += 1
-            name = f"{preset}-{stamp}-{number}"
+            again += 1
+            name = f"{preset}-{stamp}-{again}"
         return name
 
     def _run(self, job: Job, arguments: list[str]) -> Job:
@@ -279,7 +276,7 @@ class Jobs:
                     start_new_session=True,  # the lab's end, or its terminal's, is not the run's
                 )
         except (OSError, ValueError) as error:
-            raise _disk_error(self.folder, error) from error
+            raise disk_error(self.folder, error) from error
         started = replace(
             job, process=child.pid, identity=identify(child.pid), started=time.time(), wish="go"
         )
@@ -288,6 +285,8 @@ class Jobs:
             self._write(started)
         except QkvError:
             child.kill()  # one that no lab would know of any more
+            child.wait()
+            del self._children[job.name]
             raise
         return started
 
@@ -298,40 +297,21 @@ class Jobs:
             partial.write_text(json.dumps(asdict(job), indent=1) + "\n", encoding="utf-8")
             partial.replace(path)
         except OSError as error:
-            raise _disk_error(path, error) from error
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise disk_error(path, error) from error
 
     def _read(self, mark: Path) -> Job | None:
         """A job's file, read again only when it changed; none where it is torn or a stranger's."""
         try:
             changed = mark.stat().st_mtime_ns
             known = self._known.get(mark.name)
+            if not mark.is_file():
+                return None
             if known is None or known[0] != changed:
                 known = changed, Job(**json.loads(mark.read_text(encoding="utf-8")))
                 self._known[mark.name] = known
         except (OSError, ValueError, TypeError, RecursionError):
             return None
         job = known[1]
-        right = mark.name == f"{job.name}{MARK}" and type(job.process) is int
-        return job if right and isinstance(job.started, int | float) else None
-
-
-class BusyError(ResourceError):
-    """Another run is training here.
-
-    Args:
-        name: of its folder.
-    """
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"{name} training already",
-            "one at a time, since two hold each other up",
-            "pause it first, or start this one all the same",
-        )
-
-
-def _disk_error(path: Path, error: Exception) -> ResourceError:
-    return ResourceError(
-        f"{getattr(error, 'strerror', None) or error} for {path}", "a folder that may be written",
-        "make room, or start the lab elsewhere",
-    )  # fmt: skip
+        return job if mark.name == f"{job.name}{MARK}" and is_sound(job) else None

@@ -11,14 +11,16 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import anyio
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from qkv.errors import QkvError
+from qkv.lab.curves import number
 from qkv.lab.following import Following
 from qkv.lab.runs import Line, Run
 
@@ -38,15 +40,41 @@ Inside = Callable[..., Awaitable[Any]]
 LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a client asked for, and what it was told of that: replaced, never changed.
+
+    Args:
+        watched: ids of runs.
+        listed: the list of runs.
+        heads: how each run stands.
+        seen: how much of each run's lists.
+    """
+
+    watched: tuple[str, ...] = ()
+    listed: list[Line] | None = None
+    heads: dict[str, Line] = field(default_factory=dict)
+    seen: dict[str, Line] = field(default_factory=dict)
+
+    def watch(self, names: Iterable[str]) -> Told:
+        """Return the same for other runs.
+
+        What is watched anew is told from its beginning: a page that was away has nothing of it.
+        """
+        watched = tuple(dict.fromkeys(names))
+        heads, seen = (
+            {name: known[name] for name in watched if name in known}
+            for known in (self.heads, self.seen)
+        )
+        return replace(self, watched=watched, heads=heads, seen=seen)
+
+
 class Client:
-    """Who watches: what it asked for, and what it was told."""
+    """Who watches."""
 
     def __init__(self, socket: WebSocket) -> None:
         self.socket = socket
-        self.watched: tuple[str, ...] = ()
-        self.seen: dict[str, Line] = {}
-        self.heads: dict[str, Line] = {}
-        self.listed: list[Line] | None = None
+        self.told = Told()
         self.since = time.monotonic()
         self.sending: float | None = None
         self.wake = asyncio.Event()
@@ -69,19 +97,16 @@ class Client:
         watched = told.get("watch") if isinstance(told, dict) else None
         if not isinstance(watched, list) or len(watched) > MOST_WATCHED:
             raise ValueError("no list of runs")
-        if not all(isinstance(name, str) and len(name) <= 1024 for name in watched):
+        if not all(isinstance(name, str) for name in watched):
             raise ValueError("no list of runs")
-        self.watched = tuple(dict.fromkeys(watched))
-        # What is watched anew is told from its beginning: a page that was away has nothing of it.
-        self.seen = {name: seen for name, seen in self.seen.items() if name in self.watched}
-        self.heads = {name: head for name, head in self.heads.items() if name in self.watched}
+        self.told = self.told.watch(watched)
         self.wake.set()
 
     @property
     def badness(self) -> tuple[bool, bool, float]:
         """Who goes first where there are too many: who reads nothing, who asks nothing, the old."""
         stalled = self.sending is not None and time.monotonic() - self.sending > 1.0
-        return stalled, not self.watched, time.monotonic() - self.since
+        return stalled, not self.told.watched, time.monotonic() - self.since
 
 
 class Live:
@@ -144,9 +169,14 @@ class Live:
         while True:
             await client.wake.wait()
             client.wake.clear()
-            if not client.watched:
+            before = client.told
+            if not before.watched:
                 continue
-            for text in await self._inside(self._news, client):
+            texts, told = await self._inside(self._news, before)
+            if client.told is not before:
+                continue  # it asked for something else meanwhile, and is told of that
+            client.told = told
+            for text in texts:
                 client.sending = time.monotonic()
                 try:
                     with anyio.fail_after(SEND_SECONDS):
@@ -159,7 +189,7 @@ class Live:
         """Look at what is watched, and wake who watches; ends with the last client."""
         while self.clients:
             started = time.monotonic()
-            watched = {name for client in self.clients for name in client.watched}
+            watched = {name for client in self.clients for name in client.told.watched}
             if watched:
                 try:
                     await self._inside(self._follow, watched)
@@ -167,9 +197,10 @@ class Live:
                     LOG.exception("looking at %d runs failed", len(watched))
                     await asyncio.sleep(1.0)
             for client in self.clients:
-                if client.watched and client.sending is None:
+                if client.told.watched and client.sending is None:
                     client.wake.set()
-            # No more than a tenth of the time is spent on looking, but for what loads at first.
+            # Looking takes a tenth of the time at most, until it takes a fifth of a second; then
+            # there is a look every two seconds, however long it takes.
             spent = time.monotonic() - started
             await asyncio.sleep(max(LOOK_SECONDS, min(9 * spent, LIST_SECONDS)))
 
@@ -184,25 +215,44 @@ class Live:
         try:
             return self.following.read(name)
         except QkvError as error:
-            return None, {"id": name, "state": "unreadable", "reason": str(error), "can": []}
+            reason = str(error)
+        except Exception as error:  # what one run holds must not keep the others from being told
+            LOG.exception("reading %s failed", name[:80])
+            reason = f"the lab failed on it ({type(error).__name__})"
+        return None, {"id": name, "state": "unreadable", "reason": reason, "can": []}
 
-    def _news(self, client: Client) -> list[str]:
-        """Return the messages that tell a client what it doesn't know yet."""
-        texts = []
-        if self._listed is not None and client.listed != self._listed:
-            client.listed = self._listed
-            texts.append(json.dumps({"kind": "runs", "runs": self._listed}))
-        for name in client.watched:
+    def _news(self, told: Told) -> tuple[list[str], Told]:
+        """Return the messages with what a client doesn't know yet, and what it is told then."""
+        texts, listed = [], self._listed
+        heads, seen = dict(told.heads), dict(told.seen)
+        if listed is not None and told.listed != listed:
+            texts.append(_text({"kind": "runs", "runs": listed}))
+        for name in told.watched:
             run, head = self._read.get(name) or self._read_one(name)
             lists: Line = {}
             if run is not None:
                 with run.lock:
-                    lists, now = run.lists(client.seen.get(name))
-                client.seen[name] = now
-            if lists or client.heads.get(name) != head:
-                client.heads[name] = head
-                texts.append(json.dumps({"kind": "run", "head": head, "lists": lists}))
-        return texts
+                    lists, seen[name] = run.lists(seen.get(name))
+            if lists or heads.get(name) != head:
+                heads[name] = head
+                texts.append(_text({"kind": "run", "head": head, "lists": lists}))
+        return texts, Told(told.watched, listed, heads, seen)
+
+
+def _text(told: Line) -> str:
+    """A message, with nothing in place of numbers that JSON has none of."""
+    try:
+        return json.dumps(told, allow_nan=False)
+    except ValueError:
+        return json.dumps(_plain(told))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return number(value) if isinstance(value, float) else value
 
 
 async def _wait(client: Client) -> int:

@@ -53,8 +53,8 @@ class Models:
         """Return what tells a model from others, and from itself a step later."""
         return item.id, _changed(item)
 
-    def ids(self, item: Item, text: str | None, *, cut: bool) -> tuple[Any, bool]:
-        """Return a text's tokens, the model's own passage unless given; and whether it was cut.
+    def ids(self, item: Item, text: str | None, *, cut: bool) -> tuple[Any, int]:
+        """Return a text's tokens, the model's own passage unless given; and how many it has uncut.
 
         Raises:
             TextError: nothing, or more than the context where it may not be cut: `limit` says how
@@ -76,7 +76,7 @@ class Models:
             )
             error.limit = model.context  # type: ignore[attr-defined]
             raise error
-        return ids[: model.context], len(ids) > model.context
+        return ids[: model.context], len(ids)
 
 
 @contextmanager

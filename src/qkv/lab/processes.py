@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from qkv.lab.curves import number
+
 __all__ = ["holds_lock", "identify", "is_alive", "is_here"]
 
 PROC = Path("/proc")
@@ -58,7 +60,8 @@ def is_alive(status: dict[str, Any], lock: Path) -> bool | None:
     if held is not None:
         return held
     began = _began(process)
-    return began is None or began <= float(status.get("time") or 0.0) + CLOCK_SLACK_SECONDS
+    told = number(status.get("time")) or 0.0
+    return began is None or began <= told + CLOCK_SLACK_SECONDS
 
 
 def holds_lock(path: Path, process: int) -> bool | None:

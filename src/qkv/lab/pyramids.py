@@ -6,6 +6,7 @@ Who waits for one takes no thread; who goes away stops it, unless others wait to
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -35,10 +36,12 @@ class _Build:
     task: asyncio.Task[object] | None = None
     done: float = 0.0
     waiting: int = 0
+    closed: bool = False
     left_at: float = field(default_factory=time.monotonic)
 
     def unwanted(self) -> bool:
-        return self.waiting == 0 and time.monotonic() - self.left_at > PATIENCE_S
+        patience = 0.0 if self.closed else PATIENCE_S
+        return self.waiting == 0 and time.monotonic() - self.left_at > patience
 
     def progress(self, done: float) -> None:
         self.done = done
@@ -55,6 +58,7 @@ class Pyramids:
     def __init__(self) -> None:
         self._built: OrderedDict[tuple[str, str], AttentionMap] = OrderedDict()
         self._building: dict[tuple[str, str], _Build] = {}
+        self._lock = threading.Lock()  # of both: a text is closed in a thread
         self._turn: asyncio.Lock | None = None
 
     async def wait(self, key: tuple[str, str], head: AttentionMap, inside: Inside) -> None:
@@ -66,12 +70,12 @@ class Pyramids:
         Raises:
             CancelledError: of `qkv.lens`, where everybody went away before it was built.
         """
-        if key in self._built:
-            self._built.move_to_end(key)
-            return
-        build = self._building.get(key)
-        if build is None:
-            build = self._building[key] = _Build()
+        with self._lock:
+            if key in self._built:
+                self._built.move_to_end(key)
+                return
+            build = self._building.setdefault(key, _Build())
+        if build.task is None:
             build.task = asyncio.ensure_future(self._build(key, head, build, inside))
             build.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         build.waiting += 1
@@ -88,9 +92,12 @@ class Pyramids:
         return None if build is None else build.done
 
     def forget(self, name: str) -> None:
-        """Let go of the pyramids of a trace that was closed."""
-        for key in [key for key in self._built if key[0] == name]:
-            del self._built[key]
+        """Let go of the pyramids of a trace that was closed, also of what is being built."""
+        with self._lock:
+            for key in [key for key in self._built if key[0] == name]:
+                del self._built[key]
+            for key, build in self._building.items():
+                build.closed = build.closed or key[0] == name
 
     async def _build(
         self, key: tuple[str, str], head: AttentionMap, build: _Build, inside: Inside
@@ -102,9 +109,12 @@ class Pyramids:
         try:
             async with self._turn:
                 await inside(partial(_pool, head, build))
-            self._built[key] = head
-            while len(self._built) > MOST_PYRAMIDS:
-                _, oldest = self._built.popitem(last=False)
-                forget(oldest)
+            with self._lock:
+                if not build.closed:
+                    self._built[key] = head
+                while len(self._built) > MOST_PYRAMIDS:
+                    _, oldest = self._built.popitem(last=False)
+                    forget(oldest)
         finally:
-            del self._building[key]
+            with self._lock:
+                del self._building[key]

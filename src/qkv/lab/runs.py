@@ -9,12 +9,13 @@ import json
 import threading
 import time
 from collections import deque
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from qkv.errors import QkvError
-from qkv.lab.curves import Births, Curve, Thinned, number
-from qkv.lab.growing import Growing, last_line
+from qkv.lab.about import read_about
+from qkv.lab.curves import Births, Curve, Thinned, number, traits
+from qkv.lab.growing import Growing, last_line, last_words
 from qkv.lab.processes import is_alive, is_here
 
 __all__ = ["Run", "RunHead", "standing"]
@@ -23,9 +24,13 @@ RATED_STEPS = 50
 """Tokens a second are told of so many steps."""
 MOST_SAMPLES, MOST_PROBES, MOST_LOSSES = 60, 120, 300
 LONGEST_SAMPLE = 2_000
-SCORES = ("previous", "first", "induction", "self", "uniform", "entropy")
+SCORES = ("previous", "first", "induction", "duplicate", "retrieval", "self", "uniform", "entropy")
 LISTS = ("losses", "validation", "samples", "probes", "births")
 LIVING = ("running", "starting")
+SILENT_SECONDS = 900.0
+"""After so long without a word, a run of another machine isn't said to train."""
+MOST_COUNTED = 2**53
+"""Steps or tokens: above it a page can't count."""
 LOOK_SECONDS = 1.0
 """Between two looks at whether the process still lives."""
 
@@ -50,20 +55,30 @@ def standing(path: Path, status: Line, log: Path | None = None) -> tuple[str, st
         return (state if state in ("finished", "interrupted") else "unreadable"), ""
     alive = is_alive(status, path / "lock") if state else None
     if alive is False:
-        said = "" if log is None else _last_words(log)
+        said = "" if log is None else last_words(log)
         return "ended", said or "its process was killed, or the machine went down"
-    if state:
-        return "running", "" if is_here(status) else f"on {status.get('host')}"
-    return "waiting", "" if log is None else _last_words(log)
+    if not state:
+        return "waiting", "" if log is None else last_words(log)
+    silent = _silence(path) if alive is None else 0.0
+    if silent > SILENT_SECONDS:
+        return "silent", f"last heard of {_duration(silent)} ago"
+    return "running", ""
 
 
-def _last_words(log: Path) -> str:
-    """The one line of an error, as the command line prints it, or what a crash ended with."""
-    told = last_line(log, "qkv: ")
-    if told:
-        return told.removeprefix("qkv: ")
-    line = last_line(log)
-    return line if "Error" in line.partition(":")[0] else ""
+def _silence(path: Path) -> float:
+    """Seconds since a run last wrote anything, by the clock that its files are dated by."""
+    times = []
+    for name in ("metrics.jsonl", "status.json", "checkpoints"):
+        with suppress(OSError):
+            times.append((path / name).stat().st_mtime)
+    return time.time() - max(times) if times else 0.0
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("h", 3_600)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 60:.0f} min"
 
 
 class RunHead:
@@ -112,12 +127,11 @@ class RunHead:
         }
 
     def _step(self, last: object) -> int:
-        told = [value for value in (self.status.get("step"), last) if isinstance(value, int)]
-        return max(told, default=0)
+        return max(count_of(self.status.get("step")), count_of(last))
 
     def _steps(self, last: object) -> int:
         told = (self.status.get("steps"), last, self.about.get("steps"))
-        return next((value for value in told if isinstance(value, int) and value > 0), 0)
+        return next((value for value in map(count_of, told) if value), 0)
 
     def _changed(self, name: str) -> bool:
         try:
@@ -185,7 +199,7 @@ class Run(RunHead):
             "reason": self.problem or reason,
             "step": self._step(self._last.get("step")),
             "steps": self._steps(self._last.get("steps")),
-            "tokens": self._last.get("tokens") or 0,
+            "tokens": count_of(self._last.get("tokens")),
             "rate": rate,
             "left_s": left if state in LIVING else None,
             "host": "" if is_here(self.status) else str(self.status.get("host") or ""),
@@ -233,7 +247,8 @@ class Run(RunHead):
             return None, None
         rate = (steps[-1][0] - steps[0][0]) / seconds
         ahead = self._steps(self._last.get("steps")) - self._step(self._last.get("step"))
-        return rate, max(0, ahead) * seconds / (len(steps) - 1)
+        left = max(0, ahead) * seconds / (len(steps) - 1)
+        return number(rate), number(left)
 
     def _take_metrics(self, line: Line) -> None:
         step, loss = line["step"], number(line.get("loss"))
@@ -243,13 +258,12 @@ class Run(RunHead):
         if loss is None:
             return
         if self._curve is None:
-            steps = line.get("steps")
-            self._curve = Curve(steps if isinstance(steps, int) else 0)
+            self._curve = Curve(count_of(line.get("steps")))
         self._curve.add(step, loss)
         self._last = line
         tokens, seconds = line.get("tokens"), number(line.get("seconds"))
-        if isinstance(tokens, int) and seconds is not None:
-            self._recent.append((tokens, seconds))
+        if number(tokens) is not None and seconds is not None:
+            self._recent.append((count_of(tokens), seconds))
 
     def _take_sample(self, line: Line) -> None:
         text = line.get("text")
@@ -259,54 +273,43 @@ class Run(RunHead):
 
     def _take_probe(self, line: Line) -> None:
         heads = _heads(line.get("heads"))
+        told = {name: {**head["scores"], "does": traits(head)} for name, head in heads.items()}
         sample = line.get("sample")
         self._lists["probes"].add(
             {
                 "step": line["step"],
                 "loss": number(line.get("passage_loss")),
                 "sample": sample[:LONGEST_SAMPLE] if isinstance(sample, str) else None,
-                "heads": heads,
+                "heads": told,
             }
         )
         self._lists["births"].add(line["step"], heads)
 
 
-def read_about(path: Path) -> tuple[Line, str]:
-    """Return what was asked of a run, and a line where that can't be told."""
-    from qkv.training.rundir import RunDirectory
-
-    try:
-        model, training, data = RunDirectory(path).read_config()
-    except QkvError as error:
-        return {}, str(error)
-    about = {
-        "model": model.kind,
-        "context": model.context,
-        "tokens": training.tokens,
-        "batch": training.batch,
-        "steps": training.steps(model.context),
-        "seed": training.seed,
-        "probes": training.probes,
-        **{name: str(data.get(name) or "") for name in ("name", "prompt", "probe")},
-    }
-    for name in ("layers", "heads", "width"):
-        value = getattr(model, name, None)
-        about[name] = value if isinstance(value, int) else None
-    return about, ""
-
-
-def _heads(told: object) -> dict[str, dict[str, list[float | None]]]:
-    """Each head's scores with their chance, as far as a line has them in that form."""
-    found: dict[str, dict[str, list[float | None]]] = {}
+def _heads(told: object) -> dict[str, Line]:
+    """Each head's role, and scores with their chance, as far as a line has them in that form."""
+    found: dict[str, Line] = {}
     for name, head in told.items() if isinstance(told, dict) else ():
         scores = head.get("scores") if isinstance(head, dict) else None
         if not isinstance(scores, dict):
             continue
         pairs = ((kind, scores[kind]) for kind in SCORES if isinstance(scores.get(kind), list))
         found[str(name)[:40]] = {
-            kind: [number(pair[0]), number(pair[1])] for kind, pair in pairs if len(pair) == 2
+            "role": head.get("role"),
+            "scores": {
+                kind: [number(pair[0]), number(pair[1])] for kind, pair in pairs if len(pair) == 2
+            },
         }
     return found
+
+
+def count_of(value: object) -> int:
+    """Return a count that a file tells, or 0 for what is none.
+
+    >>> count_of(7), count_of(-1), count_of(10**400), count_of("7"), count_of(True)
+    (7, 0, 0, 0, 0)
+    """
+    return value if type(value) is int and 0 <= value <= MOST_COUNTED else 0
 
 
 def _parse(line: bytes) -> Line | None:
@@ -314,13 +317,13 @@ def _parse(line: bytes) -> Line | None:
         found = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    right = isinstance(found, dict) and type(found.get("step")) is int and found["step"] >= 0
-    return found if right else None
+    step = found.get("step") if isinstance(found, dict) else None
+    return found if type(step) is int and 0 <= step <= MOST_COUNTED else None
 
 
 def _read_object(path: Path) -> Line:
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes()) if path.is_file() else None
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

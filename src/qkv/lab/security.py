@@ -11,6 +11,8 @@ closed by default. A request passes when
   apart by ports;
 * where it may change something (any method but GET and HEAD, and every WebSocket), its Origin is
   the scheme and host that it was itself sent to. So tunnels with another local port work;
+* the browser doesn't say that another page asks (Sec-Fetch-Site), but for the page at the root,
+  which links may lead to: what is only got may take long, too;
 * its body is no longer than the limit.
 """
 
@@ -21,6 +23,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable, Iterable
+from html import escape
 from typing import Any, TypeAlias
 from urllib.parse import parse_qs
 
@@ -30,8 +33,8 @@ Scope: TypeAlias = dict[str, Any]
 Receive: TypeAlias = Callable[[], Any]
 Send: TypeAlias = Callable[[Any], Any]
 
-LARGEST_BODY = 2**22
-"""Bytes of one request; the longest text that may be pasted fits."""
+LARGEST_BODY = 2**24
+"""Bytes of one request; the longest text that may be pasted fits, whatever it is written in."""
 LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
@@ -59,6 +62,22 @@ _WELCOME = (
     '<link rel="icon" href="data:,"><meta http-equiv="refresh" content="0;url={home}">'
     '<a href="{home}">Open the lab</a></html>'
 )
+_CLOSED = (
+    '<!doctype html><html lang="en"><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width"><meta name="color-scheme" '
+    'content="light dark"><title>{0} · qkv</title><link rel="icon" href="data:,">'
+    "<main><h1>{0}</h1><p>{1}</p></main></html>"
+)
+_USED = (
+    "This link was used already",
+    "A link opens the lab in one browser, once. The terminal where <code>qkv lab</code> runs "
+    "shows a new one now: open that.",
+)
+_UNKNOWN = (
+    "The lab is open, but not in this browser",
+    "Open the link that <code>qkv lab</code> printed in its terminal. If that one was used "
+    "already, opening it again has the terminal show a new one.",
+)
 
 
 class Keys:
@@ -67,12 +86,16 @@ class Keys:
     Args:
         port: the cookie is named by it.
         on_spent: told when a link is opened that was used before, to print a new one.
+        leads_to: the page that the link opens, below the prefix; the first one unless given.
     """
 
-    def __init__(self, port: int, on_spent: Callable[[], object] = lambda: None) -> None:
+    def __init__(
+        self, port: int, on_spent: Callable[[], object] = lambda: None, leads_to: str = ""
+    ) -> None:
         self.cookie = f"qkv-lab-{port}"
         self.session = secrets.token_urlsafe(32)
         self.token = self.spent = ""
+        self.leads_to = leads_to
         self._on_spent = on_spent
         self.renew()
 
@@ -149,6 +172,8 @@ class Guard:
             await _send(send, 307, "", {**HEADERS, **_UNKEPT, "location": f"{self.root_path}/"})
         elif refused is None:
             await self._serve(scope, receive, send)
+        elif refused[0] == 403 and _wants_page(scope):
+            await self._explain(scope, send)
         else:
             await _answer(send, *refused)
 
@@ -166,6 +191,8 @@ class Guard:
             return 421, "this name is not one the lab answers to; see --allow-host"
         if not self.keys.holds("; ".join(_headers(scope, b"cookie"))):
             return 403, "no session: open the link that `qkv lab` printed"
+        if not self._own_fetch(scope):
+            return 403, "a request from another page"
         changing = scope["type"] == "websocket" or scope["method"] not in ("GET", "HEAD")
         if changing and not self._same_origin(scope, host):
             return 403, "a request from another page"
@@ -179,6 +206,12 @@ class Guard:
         given = _headers(scope, b"host")
         match = _HOST.fullmatch(given[0].lower()) if len(given) == 1 else None
         return match[0] if match is not None and match["name"] in self.hosts else None
+
+    def _own_fetch(self, scope: Scope) -> bool:
+        """Whether a page of the lab asks, or nobody but the user, as far as the browser says."""
+        home = scope["path"] in (self.root_path, f"{self.root_path}/")
+        sites = _headers(scope, b"sec-fetch-site")
+        return home or all(site in ("same-origin", "none") for site in sites)
 
     def _same_origin(self, scope: Scope, host: str) -> bool:
         origins = _headers(scope, b"origin")
@@ -205,8 +238,17 @@ class Guard:
         path = f"{self.root_path}/"
         cookie = f"{self.keys.cookie}={self.keys.session}; HttpOnly; SameSite=Strict; Path={path}"
         headers = {**HEADERS, "set-cookie": cookie, **_UNKEPT}
-        page = _WELCOME.format(home=path)
+        page = _WELCOME.format(home=escape(path + self.keys.leads_to))
         await _send(send, 200, page, headers | {"content-type": "text/html; charset=utf-8"})
+
+    async def _explain(self, scope: Scope, send: Send) -> None:
+        """Answer who comes without a session with a page that says what to do."""
+        path = scope["path"].removeprefix(self.root_path)
+        tokens = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
+        used = path in ("", "/") and len(tokens) == 1 and _same(tokens[0], self.keys.spent)
+        page = _CLOSED.format(*(_USED if used else _UNKNOWN))
+        headers = {**HEADERS, **_UNKEPT, "content-type": "text/html; charset=utf-8"}
+        await _send(send, 403, page, headers)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Run the application with a bounded body, and add what every answer says."""
@@ -237,6 +279,12 @@ class Guard:
 
 class TooLargeError(Exception):
     """A body that goes on after the limit."""
+
+
+def _wants_page(scope: Scope) -> bool:
+    """Whether a browser asks for a page to show, not a script of one for data."""
+    accepted = ",".join(_headers(scope, b"accept"))
+    return scope["method"] == "GET" and "/api/" not in scope["path"] and "text/html" in accepted
 
 
 def _named(host: str) -> str:

@@ -1,4 +1,4 @@
-"""Serves the lab on this machine: one process, one thread of its own for what takes long."""
+"""Serves the lab on this machine: one process; its event loop leaves what takes long to threads."""
 
 from __future__ import annotations
 

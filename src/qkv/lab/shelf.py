@@ -58,18 +58,25 @@ class Shelf:
     """
 
     def __init__(self, places: Sequence[Path]) -> None:
-        self.places = tuple(place.resolve() for place in places)
+        self.places = tuple(dict.fromkeys(place.resolve() for place in places))
 
     def items(self) -> list[Item]:
-        """Return all there is, the model that comes with qkv first."""
-        found = [Item(OWN, "own", "the model that comes with qkv", None)]
+        """Return what there is, each thing once, the model that comes with qkv first.
+
+        Where there is too much, the newest.
+        """
+        found: dict[Path, tuple[int, Item]] = {}
         for number, place in enumerate(self.places):
             looked_at = [0]
             for path in _look(place, DEEPEST, looked_at):
-                found.append(self._item(number, place, path))
-                if len(found) >= MOST_ITEMS:
-                    return found
-        return found
+                if path not in found:  # of two places one may lie in the other
+                    found[path] = number, self._item(number, place, path)
+        if len(found) >= MOST_ITEMS:
+            newest = sorted(found, key=_changed, reverse=True)[: MOST_ITEMS - 1]
+            found = {path: found[path] for path in newest}
+        listed = sorted((number, path, item) for path, (number, item) in found.items())
+        own = Item(OWN, "own", "the model that comes with qkv", None)
+        return [own, *(item for _, _, item in listed)]
 
     def find(self, name: object) -> Item:
         """Return what an id stands for.
@@ -127,7 +134,10 @@ def _weights(folder: Path) -> bool:
 
 
 def _look(path: Path, deep: int, looked_at: list[int]) -> Iterator[Path]:
-    """Yield what can be opened at a path and under it, in order of names; links aren't followed."""
+    """Yield what can be opened at a path and under it; links aren't followed.
+
+    What was changed last comes first, for there may be more than is looked at.
+    """
     looked_at[0] += 1
     if looked_at[0] > MOST_LOOKED_AT:
         return
@@ -137,12 +147,19 @@ def _look(path: Path, deep: int, looked_at: list[int]) -> Iterator[Path]:
     if deep == 0 or not path.is_dir():
         return
     try:
-        inside = sorted(one for one in path.iterdir() if not one.name.startswith("."))
+        inside = [one for one in path.iterdir() if not one.name.startswith(".")]
     except OSError:
         return
-    for one in inside:
+    for one in sorted(inside, key=_changed, reverse=True):
         if not one.is_symlink():
             yield from _look(one, deep - 1, looked_at)
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _unknown(name: object) -> ConfigError:

@@ -11,11 +11,12 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from qkv.errors import ConfigError
 from qkv.lab.following import Following
-from qkv.lab.jobs import BusyError, Job, Jobs, Wanted
+from qkv.lab.jobs import BusyError, Job, Jobs
 from qkv.lab.live import Live
 from qkv.lab.offers import Offers
 from qkv.lab.replies import Json, read_json
 from qkv.lab.rooms import Lab, Threads
+from qkv.lab.wanted import Wanted
 
 __all__ = ["train_routes"]
 
@@ -34,12 +35,6 @@ def train_routes(lab: Lab) -> list[BaseRoute]:
     async def runs(_: Request) -> Response:
         return Json(await look(following.listing))
 
-    async def run(request: Request) -> Response:
-        found, head = await look(following.read, request.query_params.get("item", ""))
-        with found.lock:
-            lists, _ = found.lists()
-        return Json({"head": head, "lists": lists})
-
     async def presets(_: Request) -> Response:
         return Json(await look(offers.presets))
 
@@ -55,7 +50,8 @@ def train_routes(lab: Lab) -> list[BaseRoute]:
         wanted = await look(offers.check, Wanted.of(await read_json(request)))
         if not wanted.beside:
             await look(following.require_idle)
-        return Json({"id": following.id_of(await look(jobs.start, wanted))})
+        done = await look(jobs.start, wanted)
+        return Json({"id": following.id_of(done)})
 
     def take_up(job: Job, beside: bool) -> Job:
         if not beside and not jobs.is_running(job):
@@ -80,13 +76,19 @@ def train_routes(lab: Lab) -> list[BaseRoute]:
     pause = act(lambda job, _: jobs.pause(job))
     resume = act(take_up)
     stop = act(lambda job, _: jobs.stop(job))
+
+    def put_away(job: Job, _: bool) -> Job:
+        jobs.remove(job)
+        return job
+
+    remove = act(put_away)
     return [
         Route("/api/runs", runs),
-        Route("/api/run", run),
         Route("/api/presets", presets),
         Route("/api/estimate", estimate),
         Route("/api/start", start, methods=["POST"]),
         Route("/api/pause", pause, methods=["POST"]),
+        Route("/api/remove", remove, methods=["POST"]),
         Route("/api/resume", resume, methods=["POST"]),
         Route("/api/stop", stop, methods=["POST"]),
         WebSocketRoute("/api/live", live.serve),

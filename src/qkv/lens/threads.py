@@ -1,4 +1,4 @@
-"""How many threads torch gives to one operation, here and now.
+"""How many threads torch gives to one operation, here and now, and whether anybody waits for it.
 
 The number that a thread sets holds for itself, and for threads yet to come: so it is said again
 wherever it matters, and put back to what it was at first.
@@ -6,11 +6,14 @@ wherever it matters, and put back to what it was at first.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 
-__all__ = ["all_threads", "one_thread"]
+__all__ = ["all_threads", "is_unwanted", "one_thread", "while_wanted"]
+
+_unwanted: ContextVar[Callable[[], bool]] = ContextVar("unwanted", default=lambda: False)
 
 
 @cache
@@ -32,6 +35,26 @@ def all_threads() -> Iterator[None]:
     """Let as many threads as torch has do what is large, whatever was set before."""
     with _threads(_usual()):
         yield
+
+
+@contextmanager
+def while_wanted(unwanted: Callable[[], bool]) -> Iterator[None]:
+    """End sweeps over heads early, by `qkv.lens.maps.pyramid.CancelledError`, once nobody waits."""
+    before = _unwanted.set(unwanted)
+    try:
+        yield
+    finally:
+        _unwanted.reset(before)
+
+
+def is_unwanted() -> bool:
+    """Return whether nobody waits any more for what is done here; False unless it is known.
+
+    >>> with while_wanted(lambda: True):
+    ...     is_unwanted()
+    True
+    """
+    return _unwanted.get()()
 
 
 @contextmanager

@@ -5,7 +5,7 @@ tokenizer, and cut into batches that depend on nothing but the seed and the step
 """
 
 from qkv.text.batches import batch, evaluation_batches, sample_starts, windows_per_epoch
-from qkv.text.corpus import Corpus, available_corpora, corpus_from_text, load_corpus
+from qkv.text.corpus import Corpus, available_corpora, corpus_from_text, kept_corpora, load_corpus
 from qkv.text.tokenizer import (
     BPETokenizer,
     ByteTokenizer,
@@ -29,6 +29,7 @@ __all__ = [
     "corpus_from_text",
     "decode_stream",
     "evaluation_batches",
+    "kept_corpora",
     "load_corpus",
     "sample_starts",
     "tokenizer_from_json",

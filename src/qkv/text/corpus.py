@@ -21,7 +21,7 @@ from qkv.text import fetch
 from qkv.text.package_index import file_from_index
 from qkv.text.plays import plays_from_archive
 
-__all__ = ["Corpus", "available_corpora", "corpus_from_text", "load_corpus"]
+__all__ = ["Corpus", "available_corpora", "corpus_from_text", "kept_corpora", "load_corpus"]
 
 Notice = Callable[[str], None]
 
@@ -82,6 +82,16 @@ def available_corpora() -> dict[str, str]:
     ['shakespeare', 'plays', 'python']
     """
     return dict(_DESCRIPTIONS)
+
+
+def kept_corpora() -> list[str]:
+    """The named corpora that are here already, so that no network is needed.
+
+    >>> "python" in kept_corpora()
+    True
+    """
+    files = {"shakespeare": _SHAKESPEARE_FILE, "plays": _PLAYS_FILE}
+    return [name for name in _DESCRIPTIONS if name not in files or fetch.is_kept(files[name])]
 
 
 def corpus_from_text(text: str, *, name: str = "text", origin: str = "a text given") -> Corpus:

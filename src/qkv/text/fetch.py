@@ -240,6 +240,13 @@ def cached(
     return content, "fetched now"
 
 
+def is_kept(name: str) -> bool:
+    """Return whether a file that is fetched once was, or lies in ``$QKV_DATA_DIR``."""
+    given = os.environ.get("QKV_DATA_DIR")
+    folders = [*([Path(given)] if given else []), cache_folder()]
+    return any((folder / name).is_file() for folder in folders)
+
+
 def cache_folder() -> Path:
     """Return where what is fetched or made once is kept: ``$QKV_CACHE_DIR``, or the user's own."""
     if given := os.environ.get("QKV_CACHE_DIR"):

@@ -7,6 +7,7 @@ from typing import Literal
 
 from qkv.errors import ConfigError
 from qkv.models.fields import require_positive
+from qkv.training.budgets import MOST_TOKENS
 
 __all__ = ["TrainingConfig"]
 
@@ -80,6 +81,14 @@ class TrainingConfig:
         if self.tokens <= 0:
             raise ConfigError(
                 f"a budget of {self.tokens} tokens", "1 or more", "try --budget 1000000"
+            )
+        if self.tokens > MOST_TOKENS:
+            raise ConfigError(
+                f"a budget of {self.tokens:.3g} tokens"
+                if self.tokens < 1e300
+                else "a budget of more than 1e300 tokens",
+                f"at most {MOST_TOKENS:.0e}",
+                "try --budget 1000000",
             )
         require_positive(self, "batch", "iterations", "save_every", "keep")
         for name in ("learning_rate", "muon_learning_rate", "weight_decay"):

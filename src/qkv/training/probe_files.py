@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["INDEX", "ProbeFiles", "Probes", "file_name"]
 
 INDEX = "index.jsonl"
+LAST_STEP = 10**12
+"""No run has more; names of files have no room for any number."""
 
 
 def file_name(step: int) -> str:
@@ -58,7 +60,7 @@ class Probes(ABC):
 
     def steps(self) -> list[int]:
         """Return the steps that have a probe, in order."""
-        found = {line["step"] for line in self.read() if line["step"] >= 0}
+        found = {line["step"] for line in self.read() if 0 <= line["step"] <= LAST_STEP}
         return sorted(step for step in found if self.has(step))
 
     def nearest(self, step: int) -> int | None:

@@ -130,6 +130,8 @@ class Prober:
         )
         self.sampling = Pace(plan, training.probe_share * SAMPLE_SHARE)
         for line in files.read():
+            if line["step"] not in plan:
+                continue  # where the run was stopped: what is planned stays as it was
             writing = line.get("sample_seconds")
             self.reading.note(line["step"], line.get("seconds", 0.0) - (writing or 0.0))
             if writing is not None:
@@ -160,8 +162,25 @@ class Prober:
                 found = list(self._probe(model, report.step, report, a_step))
             yield from found
 
+    def read_last(self, report: StepReport) -> None:
+        """Make a probe at the step with which a run ends early, planned or not.
+
+        Before the second step there is none: what came first is made with it.
+        """
+        if report.step in self.reading.done or self._timed < 1:
+            return
+        with self.state.averaged() as model:
+            for _ in self._probe(model, report.step, report, math.inf, last=True):
+                pass
+
     def _probe(
-        self, model: nn.Module, step: int, report: StepReport | None, step_seconds: float
+        self,
+        model: nn.Module,
+        step: int,
+        report: StepReport | None,
+        step_seconds: float,
+        *,
+        last: bool = False,
     ) -> Iterator[Probed]:
         started = time.perf_counter()
         path = self.files.path(step)
@@ -175,7 +194,8 @@ class Prober:
             table = load(path).heads()
         self.reading.note(step, time.perf_counter() - started)
         sample = None
-        if self.sampling.due(step, step_seconds):
+        # Who stops a run waits: where samples took too long for it, there is none at its end.
+        if bool(self.sampling.done) if last else self.sampling.due(step, step_seconds):
             began = time.perf_counter()
             sample = self._sample(model)
             self.sampling.note(step, time.perf_counter() - began)

@@ -25,6 +25,7 @@ from qkv.models.config import require_memory
 from qkv.training.config import TrainingConfig
 from qkv.training.data import Data, choose_passage, choose_prompt
 from qkv.training.evaluation import evaluate, sample_text
+from qkv.training.events import Evaluated, Sampled, Saved
 from qkv.training.interrupts import uninterrupted
 from qkv.training.loop import StepReport, TrainingState, train
 from qkv.training.precision import require_fast_steps, settle
@@ -45,33 +46,6 @@ __all__ = [
 ]
 
 SAMPLE_TOKENS = 200
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """The loss on all of the validation text, nats a token."""
-
-    step: int
-    loss: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """A text the model wrote after the prompt."""
-
-    step: int
-    prompt: str
-    text: str
-
-
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint was written."""
-
-    step: int
-    path: str
-    seconds: float
 
 
 Event = StepReport | Evaluated | Probed | Sampled | Saved
@@ -156,6 +130,8 @@ def _drive(run: RunDirectory, data: Data, device: str) -> Generator[Event, None,
             driver.note_last_step()
             driver.save()
             run.write_status("interrupted", state.step, total)
+            # Last: where the process is killed over it, what it has learnt is safe.
+            driver.probe_last_step()
         raise
     except Exception as error:
         with contextlib.suppress(QkvError):
@@ -184,6 +160,7 @@ class _Driver:
     last_loss: float | None = None
     saved: int = -1  # step of the newest checkpoint
     noted: set[tuple[str, int]] = field(default_factory=set)  # what the logs have, by step
+    probing: Prober | None = None
 
     def take_up(self, checkpoint: Checkpoint) -> None:
         """Go on from a checkpoint and from logs that end with it."""
@@ -226,7 +203,7 @@ class _Driver:
             self.state.step = total
             yield from self._finish()
             return
-        prober = self.prober()
+        prober = self.probing = self.prober()
         # An interruption may have come between a step and what is done after it.
         if prober is not None and (last := self._last_report()) is not None:
             yield from prober.catch_up(last)
@@ -243,6 +220,13 @@ class _Driver:
             if _due(report.step, self.training.save_every):
                 yield self._save_event()
         yield from self._finish()
+
+    def probe_last_step(self) -> None:
+        """Read the passage once more where the run ends early: what it came to can be seen."""
+        report = self.state.report
+        if self.probing is not None and report is not None:
+            with contextlib.suppress(QkvError):
+                self.probing.read_last(report)
 
     def _last_report(self) -> StepReport | None:
         """The logged report of the step that the run goes on from."""

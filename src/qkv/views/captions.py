@@ -94,6 +94,8 @@ def sentence_of(head: AttentionMap, cell: Cell | None) -> str:
     if cell is None:
         return head.sentence()
     asker, asked = head.spoken("query", cell.query), head.spoken("key", cell.key)
+    if not head.allowed([cell.query], [cell.key])[0, 0]:
+        return f"{asker} may not look at {asked}"
     return f"{asker} gives {brief(cell.weight)} to {asked}"
 
 

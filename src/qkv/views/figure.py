@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float
 
 from qkv.views.captions import LEGEND_WIDTH, even_share, write_legend, write_sentence
-from qkv.views.edges import TRACK, block_means, draw_entropy, draw_received
+from qkv.views.edges import TRACK, draw_entropy, draw_received
 from qkv.views.lettering import fitting, width_of
 from qkv.views.palette import DARK, LIGHT, Palette
+from qkv.views.pictures import Picture
 from qkv.views.sheet import DPI, POINT, Sheet, levels_of, settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from qkv.lens import AttentionMap, Cell
+    from qkv.lens import AttentionMap
 
 __all__ = ["draw_head"]
 
@@ -35,8 +35,6 @@ SMALLEST_LABEL = 5.5
 LABEL_ROOM = 96.0
 SMALLEST_BOX = 3.0
 TICK_GAP = 28.0
-# Maps with more tokens than this are pooled: a cell would be less than a pixel.
-LARGEST_MAP = 1500
 
 
 def draw_head(
@@ -46,11 +44,14 @@ def draw_head(
     dark: bool = False,
     how: Literal["max", "sum"] = "max",
     subtitle: str = "",
+    rows: range | None = None,
+    cols: range | None = None,
+    cell: tuple[int, int] | None = None,
 ) -> Figure:
     """A matplotlib figure of one head.
 
-    `figure.axes[0]` is the map, with places of keys along x and of queries down y, so that more can
-    be drawn on it.
+    `figure.axes[0]` is the map, with places of keys along x and of queries down y, each from the
+    first that is drawn, so that more can be drawn on it.
 
     Args:
         attention_map: what is drawn; of more than 1,500 tokens each cell is a block of weights.
@@ -59,6 +60,8 @@ def draw_head(
         how: of a block, the largest weight, or the mean over its queries of what they give to all
             of its keys.
         subtitle: what stands after the head's name.
+        rows, cols: the queries and keys that are drawn, to whole blocks; all unless given.
+        cell: the query and key that the sentence speaks of; the strongest unless it is drawn.
 
     >>> from qkv.attention import Causal
     >>> from qkv.lens import AttentionMap
@@ -68,41 +71,8 @@ def draw_head(
     ('“c” at 2 gives .33 to “b” at 1', 'map')
     """
     with settings():
-        picture = _Picture.of(attention_map, how)
+        picture = Picture.of(attention_map, how, rows, cols, cell)
         return _Drawing(picture, DARK if dark else LIGHT, log=log, subtitle=subtitle).draw()
-
-
-@dataclass(frozen=True, eq=False)
-class _Picture:
-    """What is to be seen of a map: cells of `block` by `block` weights, and the two edge tracks."""
-
-    map: AttentionMap
-    weights: Float[Array, "rows cols"]
-    allowed: Bool[Array, "rows cols"]
-    block: int
-    how: str
-    entropy: Float[Array, " rows"]
-    received: Float[Array, " cols"]
-    strongest: Cell | None
-
-    @classmethod
-    def of(cls, head: AttentionMap, how: Literal["max", "sum"]) -> _Picture:
-        # A power of two, as the levels of a pyramid are.
-        block = 1 << (math.ceil(max(head.Q, head.K) / LARGEST_MAP) - 1).bit_length()
-        weights = head.pool(block, how)
-        if how == "sum":
-            queries = np.minimum(block, head.Q - block * np.arange(len(weights)))
-            weights = weights / queries[:, None]
-        return cls(
-            head,
-            weights,
-            head.pool_allowed(block),
-            block,
-            how,
-            block_means(head.entropy(), block),
-            block_means(head.received(), block),
-            head.strongest(),
-        )
 
 
 @dataclass(frozen=True)
@@ -132,14 +102,14 @@ class _Labels:
 class _Drawing:
     """Places everything, from the top: sentence, name, received, labels, map, legend."""
 
-    def __init__(self, picture: _Picture, colors: Palette, *, log: bool, subtitle: str) -> None:
+    def __init__(self, picture: Picture, colors: Palette, *, log: bool, subtitle: str) -> None:
         self.picture, self.colors, self.log, self.subtitle = picture, colors, log, subtitle
         head = picture.map
         rows, cols = picture.weights.shape
         labelled = picture.block == 1 and bool(head.key_labels or head.query_labels)
         self.cell_w, self.cell_h = _cell_sizes(rows, cols, labelled=labelled)
-        query_labels = head.query_labels if labelled else ()
-        key_labels = head.key_labels if labelled else ()
+        query_labels = head.query_labels[_slice(picture.rows)] if labelled else ()
+        key_labels = head.key_labels[_slice(picture.cols)] if labelled else ()
         self.left_labels = _Labels.of(query_labels, self.cell_h, above=False)
         self.top_labels = _Labels.of(key_labels, self.cell_w, above=True)
         self.left = MARGIN + 12 + TRACK + 4 + self.left_labels.room
@@ -174,6 +144,8 @@ class _Drawing:
         tokens = _counted(head.K, "token")
         if head.Q != head.K or head.cross:
             tokens = f"{_counted(head.Q, 'query')}, {_counted(head.K, 'key')}"
+        if not self.picture.whole:
+            tokens = f"{_span('queries', self.picture.rows)}, {_span('keys', self.picture.cols)}"
         left = MARGIN
         if head.name:
             sheet.write(left, 60, head.name, size=9, face="bold")
@@ -208,7 +180,7 @@ class _Drawing:
         labels, cell, sheet = self.left_labels, self.picture.strongest, self.sheet
         right = self.left - 3
         for place, text in enumerate(labels.texts):
-            marked = cell is not None and place == cell.query
+            marked = cell is not None and place == cell.query - self.picture.rows.start
             sheet.write(
                 right,
                 self.top + (place + 0.5) * self.cell_h,
@@ -222,10 +194,10 @@ class _Drawing:
         if labels.texts:
             return
         per_token = self.cell_h / self.picture.block
-        for place in _places(self.picture.map.Q, per_token):
+        for place in _places(self.picture.rows, per_token):
             sheet.write(
                 right - 2,
-                self.top + (place + 0.5) * per_token,
+                self.top + (place - self.picture.rows.start + 0.5) * per_token,
                 f"{place:,}",
                 size=7,
                 color=self.colors.soft,
@@ -236,7 +208,7 @@ class _Drawing:
     def _label_cols(self) -> None:
         labels, cell, sheet = self.top_labels, self.picture.strongest, self.sheet
         for place, text in enumerate(labels.texts):
-            marked = cell is not None and place == cell.key
+            marked = cell is not None and place == cell.key - self.picture.cols.start
             sheet.write(
                 self.left + (place + 0.5) * self.cell_w,
                 self.top - 3,
@@ -251,9 +223,9 @@ class _Drawing:
         if labels.texts:
             return
         per_token = self.cell_w / self.picture.block
-        for place in _places(self.picture.map.K, per_token):
+        for place in _places(self.picture.cols, per_token):
             sheet.write(
-                self.left + (place + 0.5) * per_token,
+                self.left + (place - self.picture.cols.start + 0.5) * per_token,
                 self.top - 5,
                 f"{place:,}",
                 size=7,
@@ -268,7 +240,7 @@ class _Drawing:
         cell = self.picture.strongest
         if cell is None:
             return
-        row, col = cell.query, cell.key
+        row, col = cell.query - self.picture.rows.start, cell.key - self.picture.cols.start
         if min(self.cell_w, self.cell_h) < SMALLEST_BOX:
             # A box would hide what it holds.
             axes.plot([-0.5, col - 0.5], [row, row], color=self.colors.q, linewidth=0.5)
@@ -310,7 +282,7 @@ def _cell_sizes(rows: int, cols: int, *, labelled: bool) -> tuple[float, float]:
     return tuple(max(1, math.floor(size * DPI / 72)) / POINT for size in (wide, tall))  # type: ignore[return-value]
 
 
-def _places(size: int, per_token: float) -> range:
+def _places(shown: range, per_token: float) -> range:
     """Places to be numbered: round ones, far enough from each other."""
     step = next(
         base * 10**power
@@ -318,7 +290,16 @@ def _places(size: int, per_token: float) -> range:
         for base in (1, 2, 5)
         if base * 10**power * per_token >= TICK_GAP
     )
-    return range(0, size, step)
+    return range(-(-shown.start // step) * step, shown.stop, step)
+
+
+def _slice(shown: range) -> slice:
+    return slice(shown.start, shown.stop)
+
+
+def _span(many: str, shown: range) -> str:
+    """Such as "queries 16 to 47"."""
+    return f"{many} {shown.start:,} to {shown.stop - 1:,}"
 
 
 def _counted(number: int, word: str) -> str:

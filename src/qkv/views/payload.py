@@ -139,7 +139,8 @@ def of_maps(
     and its heads: name, layer, head, kind, note, `strongest` (query, key, weight), `error` of the
     worst row's sum, `seen` (the chunk of its mask), `thumb` (rows and columns of its thumbnail;
     all stand in one chunk); `table`, the columns of scores in the order of the heads; `holes`,
-    which masks have some; `chunks`.
+    which masks have some; `chunks`. A page may be told more: `cell`, where to begin in that head,
+    and `log`, whether its colours follow the logarithm.
 
     >>> from qkv.attention import Causal
     >>> from qkv.lens import AttentionMap

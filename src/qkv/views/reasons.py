@@ -13,15 +13,14 @@ __all__ = ["arithmetic_of"]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
-TERMS = 7
-
 
 def arithmetic_of(head: AttentionMap, cell: CellArithmetic) -> dict[str, Any]:
-    """Return how the weight of an allowed cell comes about, as JSON holds it.
+    """Return how the weight of a cell comes about, as JSON holds it.
 
-    `terms` are the largest products, `rest` the smaller ones; `steps` lead from their sum to the
-    exponent; `adds`, where values are known, is what the head's output gets of it; `precise` has
-    the same numbers in the precision that the run had, and in float64 throughout.
+    `terms` are all products, the largest first; `steps` lead from their sum to the exponent, which
+    is none where the mask forbids the cell; `adds`, where values are known, is what the head's
+    output gets of it; `precise`, for an allowed cell, has the same numbers in the precision that
+    the run had, and in float64 throughout.
 
     >>> from qkv.lens import AttentionMap
     >>> head = AttentionMap.of(np.ones((1, 4)), np.ones((2, 4)))
@@ -29,7 +28,6 @@ def arithmetic_of(head: AttentionMap, cell: CellArithmetic) -> dict[str, Any]:
     ['q·k', '× scale 0.5', 'allowed by the mask', "− the row's log-sum-exp"]
     """
     order = np.argsort(-np.abs(cell.terms), kind="stable")
-    largest, rest = order[:TERMS], order[TERMS:]
     steps = [_step("q·k", cell.score), _step(f"× scale {cell.scale:.3g}", cell.scaled)]
     if cell.softcap is not None:
         steps.append(_step(f"capped at {cell.softcap:g}", cell.capped))
@@ -37,8 +35,11 @@ def arithmetic_of(head: AttentionMap, cell: CellArithmetic) -> dict[str, Any]:
         steps.append(_step(f"+ bias {cell.bias:.2f}", cell.biased))
     elif head.score_mod is not None:
         steps.append(_step("bent by the model's own rule", cell.biased))
-    steps.append({"name": "allowed by the mask", "value": None, "text": "✓"})
-    steps.append(_step("− the row's log-sum-exp", cell.lse))
+    if cell.allowed:
+        steps.append({"name": "allowed by the mask", "value": None, "text": "✓"})
+        steps.append(_step("− the row's log-sum-exp", cell.lse))
+    else:
+        steps.append(_step("masked", -np.inf))
     return {
         "terms": [
             {
@@ -47,17 +48,18 @@ def arithmetic_of(head: AttentionMap, cell: CellArithmetic) -> dict[str, Any]:
                 "k": float(cell.k[c]),
                 "product": float(cell.terms[c]),
             }
-            for c in largest
+            for c in order
         ],
-        "rest": {"count": len(rest), "sum": float(cell.terms[rest].sum())},
         "steps": steps,
-        "exponent": float(cell.biased),
-        "adds": _adds(cell),
-        "precise": _precise(head, cell),
+        "exponent": float(cell.biased) if cell.allowed and np.isfinite(cell.biased) else None,
+        "adds": _adds(cell) if cell.allowed else None,
+        "precise": _precise(head, cell) if cell.allowed else None,
     }
 
 
 def _step(name: str, value: float) -> dict[str, Any]:
+    if not np.isfinite(value):  # which JSON has no number for
+        return {"name": name, "value": None, "text": "∞" if value > 0 else "−∞"}
     return {"name": name, "value": float(value)}
 
 

@@ -132,7 +132,7 @@ class Answers:
             "weight": cell.weight,
             "count": int(seen.sum()),
             "top": [{"key": int(k), "weight": float(weights[k])} for k in top if weights[k] > 0],
-            "arithmetic": arithmetic_of(head, cell) if cell.allowed else None,
+            "arithmetic": arithmetic_of(head, cell),
         }, []
 
     def _tracks(self, head: AttentionMap, _: dict[str, Any]) -> tuple[dict[str, Any], list[Array]]:

@@ -49,6 +49,15 @@ def test_ablating_is_zeroing_columns_of_w_o(settings: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
+def test_what_other_heads_add_is_still_known() -> None:
+    model = ours()
+    with capture(model, values=True) as trace, edit(["L1H3", "L2H0", "L2H1"], model=model):
+        model(IDS)
+    for site, block in zip(trace.layers, model.blocks, strict=True):
+        assert torch.equal(site.w_o, block.attention.output.weight)
+
+
+@torch.no_grad()
 def test_ablating_every_head_leaves_attention_nothing_to_say() -> None:
     model, outputs = ours(), []
     hooks = [

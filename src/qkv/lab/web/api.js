@@ -1,11 +1,22 @@
 // All that pages ask of the server: the only module that fetches. Paths are relative, so that the
 // lab works below any prefix.
 
+/**
+ * An error's line, "got …; expected …; do …", as a page says it.
+ * @param {string} line
+ */
+export function plainly(line) {
+  const [, got, expected, remedy] = /^got ([^]*?); expected ([^]*?); ([^]*)$/.exec(line) ?? [];
+  if (!remedy) return line;
+  const begun = (text) => `${text.slice(0, 1).toUpperCase()}${text.slice(1)}`;
+  return `${begun(got)}, instead of ${expected}. ${begun(remedy)}.`;
+}
+
 /** What went wrong, as the server says it: got, expected, what to do. */
 export class Refusal extends Error {
   /** @param {{error?: string, limit?: number, kind?: string}} told @param {number} status */
   constructor(told, status) {
-    super(told.error ?? `the lab answered ${status}`);
+    super(told.error ? plainly(told.error) : `the lab answered ${status}`);
     this.status = status;
     this.limit = told.limit ?? null;
     this.kind = told.kind ?? "";
@@ -69,8 +80,8 @@ export const floatsOf = (bytes) => new Float32Array(bytes.slice().buffer);
  */
 export function listen(onMessage, onState) {
   let socket = null;
-  let ended = false;
   let pause = 500;
+  let ended = false;
   const waiting = [];
   const open = () => {
     const url = new URL("api/live", document.baseURI);
@@ -85,7 +96,7 @@ export function listen(onMessage, onState) {
     socket.onclose = () => {
       if (ended) return;
       onState(false);
-      setTimeout(open, pause);
+      setTimeout(() => ended || open(), pause);
       pause = Math.min(pause * 2, 8000);
     };
   };

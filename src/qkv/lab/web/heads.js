@@ -3,16 +3,17 @@
 import { floatsOf, getJson, postFramed, postJson } from "./api.js";
 import { openPayload, storedSource } from "./views.js";
 
-/** Above this many cells a head's tracks and thumbnail take the server seconds: they come late. */
-export const QUICK_CELLS = 2 ** 28;
-
 /**
  * @typedef {object} OpenText
  * @property {string} trace what the server calls it
  * @property {any} header as `qkv.views.payload` describes it
  * @property {any[]} heads the entries of all heads, in order
  * @property {boolean} stored whether every head came along
- * @property {boolean} cut whether the text was cut to the context
+ * @property {number | null} tokens how many the text has in all, where it was cut to the context
+ * @property {string} file what files begin with that are made of it
+ * @property {{slow: number, quick: number, scored: number, table: number}} limits in cells: a head
+ *   beyond `slow` is pooled before it is drawn, beyond `quick` its tracks and thumbnail come late;
+ *   of all heads beyond `scored` there are no scores, of more than `table` no table
  * @property {(name: string) => any} entry
  * @property {(name: string) => any} layer
  * @property {(name: string) => Labels} labels
@@ -34,7 +35,7 @@ export const QUICK_CELLS = 2 ** 28;
  */
 export async function openText(asked, signal) {
   const { reply, parts } = await postFramed("open", asked, signal);
-  const { header, cut } = reply;
+  const { header, tokens, file, limits } = reply;
   let { trace } = reply;
   const [body] = parts;
   const stored = body.length > 0;
@@ -88,7 +89,7 @@ export async function openText(asked, signal) {
     get trace() {
       return trace;
     },
-    header, heads, stored, cut, ask, labels, head, live, makeThumbnails, score, progress,
+    header, heads, stored, tokens, file, limits, ask, labels, head, live, makeThumbnails, score, progress,
     entry: (name) => entries.get(name),
     layer: (name) => layers.get(name),
     thumbnails: async () => (payload ? payload.thumbnails() : new Map()),
@@ -116,7 +117,8 @@ function liveHead(ask, name, { queries, keys }) {
 }
 
 /**
- * What changed from one head to another of the same size, as a map draws it.
+ * What changed from one head to another of the same size, as a map draws it. Where cells share a
+ * pixel their sums are subtracted: the largest of the one and of the other may be different cells.
  * @param {MapSource} now
  * @param {MapSource} before
  * @returns {MapSource}
@@ -129,7 +131,7 @@ export function changeSource(now, before) {
   return {
     rows: now.rows,
     cols: now.cols,
-    hows: now.hows,
+    hows: ["sum"],
     signed: true,
     tile: async (...asked) => {
       const [after, less] = await Promise.all([now.tile(...asked), before.tile(...asked)]);

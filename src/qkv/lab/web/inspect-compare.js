@@ -3,6 +3,9 @@
 import { changeList } from "./inspect-state.js";
 import { makeElement, mountChoices } from "./views.js";
 
+/** Of so many tokens each has a pixel of its own on most screens. */
+const FINE_TOKENS = 600;
+
 /**
  * @param {HTMLElement} element
  * @param {{onView: (view: "now" | "before" | "change") => void, onKeep: (keep: boolean) => void}} on
@@ -15,13 +18,15 @@ export function mountCompare(element, { onView, onKeep }) {
   element.after(said);
 
   /**
-   * @param {{view: string, before: any, kept: object | null, why: string}} shown `why` says why there
-   *   is no change to be seen, if there is none
+   * @param {{view: string, past: {title: string} | null, before: object | null, kept: object | null,
+   *   why: string, hint: string}} shown `past` is what is compared with, `before` its head; `why`
+   *   says why there is no change to be seen, if there is none
    */
-  function update({ view, before, kept, why, title, hint }) {
-    choices.root.hidden = before === null;
+  function update({ view, past, before, kept, why, hint }) {
+    choices.root.hidden = past === null;
     choices.update(view);
     const buttons = choices.root.querySelectorAll("button");
+    buttons[1].disabled = before === null;
     buttons[2].disabled = Boolean(why);
     buttons[2].title = why;
     keep.dataset.kept = kept ? "yes" : "no";
@@ -29,7 +34,7 @@ export function mountCompare(element, { onView, onKeep }) {
     keep.title = kept
       ? "compare with nothing but what it is before its changes"
       : "then choose another step, model or text, or change something: this is what it is compared with";
-    const words = before === null ? ["change something, or keep this, to compare"] : [`before: ${title}`, why || hint];
+    const words = past === null ? ["change something, or keep this, to compare"] : [`before: ${past.title}`, why || hint];
     said.textContent = words.filter(Boolean).join(" · ");
   }
   return { update };
@@ -49,11 +54,23 @@ export function titleOf({ step, changes }, text) {
 
 /**
  * Why the weights of two heads can't be subtracted; empty where they can.
- * @param {any} now
- * @param {any} before
+ * @param {import("./inspect-views.js").Shown} now
+ * @param {import("./inspect-views.js").Shown | null} before null where there is no such head
  */
 export function whyNoChange(now, before) {
-  if (!now || !before) return "nothing to compare with";
+  if (!before) return `it has no ${now.name}`;
   const same = now.source.rows === before.source.rows && now.source.cols === before.source.cols;
   return same ? "" : "texts of different lengths have no cells in common: look at one, then at the other";
+}
+
+/**
+ * What to know when looking at what changed.
+ * @param {import("./inspect-state.js").InspectState} state
+ * @param {import("./inspect-views.js").Shown} now
+ */
+export function hintOf({ view, changes }, { name, source }) {
+  if (view !== "change") return "";
+  if ((changes.ablate ?? []).includes(name)) return "its own weights stay: what is left out is missed by the layers above it";
+  const pooled = Math.max(source.rows, source.cols) > FINE_TOKENS;
+  return pooled ? "where cells share a pixel: how much more its queries, on average, give to its keys" : "";
 }

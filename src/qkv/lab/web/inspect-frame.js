@@ -39,26 +39,27 @@ export function layFrame(main, { onOrder }) {
 }
 
 /**
- * Say what went wrong, with a way on where there is one; nothing takes it away.
+ * Say what went wrong, with ways on where there are some; nothing takes it away.
  * @param {HTMLElement} problem
- * @param {Error | null} error
- * @param {{limit?: number | null, onCut?: () => void}} [way]
+ * @param {(Error & {ways?: [string, () => void][]}) | null} error
  */
-export function sayProblem(problem, error, { limit = null, onCut = () => {} } = {}) {
+export function sayProblem(problem, error) {
   problem.hidden = error === null;
+  // What is lost may come back by itself.
+  problem.dataset.lost = error?.status === 0 ? "yes" : "no";
   if (!error) return;
-  const cut = limit === null ? null
-    : makeElement("button", { type: "button", class: "action", text: `Read its first ${limit.toLocaleString("en")} tokens`, onclick: onCut });
-  problem.replaceChildren(makeElement("span", { text: `${error.message} ` }), ...(cut ? [cut] : []));
+  const ways = (error.ways ?? []).map(([text, onclick]) => makeElement("button", { type: "button", class: "action", text, onclick }));
+  problem.replaceChildren(makeElement("span", { text: `${error.message} ` }), ...ways);
 }
 
 /** What is open, for the header. */
 export function factsOf(text) {
-  const { header, cut } = text;
+  const { header } = text;
   const plural = (count, word) => `${count.toLocaleString("en")} ${word}${count === 1 ? "" : "s"}`;
   const heads = header.layers[0].heads.length;
   const even = header.layers.every((layer) => layer.heads.length === heads);
   const tokens = Math.max(...header.texts.map(({ size }) => size));
   const shape = even ? `${plural(header.layers.length, "layer")} × ${plural(heads, "head")}` : plural(text.heads.length, "head");
-  return [header.note, shape, `${cut ? "the first " : ""}${plural(tokens, "token")}`].filter(Boolean).join(" · ");
+  const read = text.tokens === null ? plural(tokens, "token") : `${tokens.toLocaleString("en")} of ${plural(text.tokens, "token")}`;
+  return [header.note, shape, read].filter(Boolean).join(" · ");
 }

@@ -7,6 +7,8 @@ import { briefNumber, mountArcs, mountAtlas, mountMap, mountScores, mountWhy, sc
 /** Above this many tokens the text is not listed token by token. */
 const LISTED_TOKENS = 4096;
 const SHORT_COLUMNS = 2;
+const UNSORTED = { column: null, down: false };
+const NONE = new Map();
 
 /**
  * @typedef {object} Shown one head of an open text
@@ -54,7 +56,8 @@ export function ownColumn(text, entry) {
 /**
  * Mount the views; they show what `show` is given.
  * @param {Record<string, HTMLElement>} parts atlas, short, scores, map, why, arcs, order, read
- * @param {object} on onHead, onCell, onLog, onSort, onPins, onDirection, onToken, onProblem
+ * @param {object} on onHead, onCell, onLog, onHow, onSort, onPins, onDirection, onToken, onPart,
+ *   onAnswer (something came from the server), onProblem
  */
 export function mountViews(parts, on, theme) {
   let mounted = null;
@@ -65,13 +68,13 @@ export function mountViews(parts, on, theme) {
 
   function mount(shown, state) {
     const { text, name } = shown;
-    const scores = { heads: text.heads, columns: [], sort: state.sort, chosen: name, theme: look, onChoose: on.onHead, onSort: on.onSort };
+    const scores = { heads: text.heads, columns: [], sort: state.sort ?? UNSORTED, chosen: name, theme: look, onChoose: on.onHead, onSort: on.onSort };
     const labels = text.labels(name);
     mounted = {
-      atlas: mountAtlas(parts.atlas, { heads: text.heads, thumbnails: new Map(), chosen: name, order: null, theme: look, describe: (head) => headWords(last.front, head, last.sort), onChoose: on.onHead }),
+      atlas: mountAtlas(parts.atlas, { heads: text.heads, thumbnails: NONE, chosen: name, order: null, theme: look, describe: (head) => headWords(last.front, head, last.sort), onChoose: on.onHead }),
       short: mountScores(parts.short, { ...scores, caption: "heads in the order of a score" }),
       all: mountScores(parts.scores, { ...scores, kinds: true, caption: "every score of every head" }),
-      map: mountMap(parts.map, { source: shown.source, name, labels, cursor: state.cursor, tracks: shown.tracks, theme: look, log: state.log, onCursor: on.onCell, onLog: on.onLog }),
+      map: mountMap(parts.map, { source: shown.source, name, labels, cursor: state.cursor, tracks: shown.tracks, theme: look, log: state.log, how: state.how, view: state.part ?? undefined, onCursor: on.onCell, onLog: on.onLog, onHow: on.onHow, onView: (view, span) => on.onPart(view.zoom > 1 ? view : null, span), onProblem: on.onProblem }),
       why: mountWhy(parts.why, { theme: look, onCursor: on.onCell }),
     };
   }
@@ -89,29 +92,31 @@ export function mountViews(parts, on, theme) {
    * @param {import("./inspect-state.js").InspectState} state
    * @param {Shown} now
    * @param {Shown | null} before what is compared with
+   * @param {Map<string, Thumbnail>} [thumbnails] of the text that is looked at
    */
-  function show(state, now, before) {
+  function show(state, now, before, thumbnails = NONE) {
     const front = state.view === "before" && before ? before : now;
     const signed = state.view === "change" && before !== null;
     if (!mounted) mount(front, state);
     const { text, name } = front;
-    const { cursor, log, sort } = state;
+    const { cursor, log, how } = state;
+    const sort = state.sort ?? UNSORTED;
     const labels = text.labels(name);
     const source = signed ? changed(now, before) : front.source;
     last = { front: text, sort: sort.column, source, cursor, name };
-    showHeads(text, name, state);
-    mounted.map.update({ source, name, labels, cursor, tracks: signed ? null : front.tracks, log });
+    showHeads(text, name, sort, state.ordered, thumbnails);
+    mounted.map.update({ source, name, labels, cursor, tracks: signed ? null : front.tracks, log, how });
     showArcs(front, state);
     tellCell(front, labels, cursor, signed ? source : null).catch(on.onProblem);
   }
 
-  function showHeads(text, name, { sort, ordered }) {
+  function showHeads(text, name, sort, ordered, thumbnails) {
     const columns = text.header.table ?? [];
     const sorted = columns.find((column) => column.name === sort.column);
     const names = sortHeads(columns, text.heads.length, sort).map((at) => text.heads[at].name);
     const words = (head) => (sorted ? briefNumber(sorted.values[text.heads.indexOf(text.entry(head))]) : "");
     const all = { heads: text.heads, sort, chosen: name };
-    mounted.atlas.update({ heads: text.heads, chosen: name, order: ordered && columns.length ? { names, words } : null });
+    mounted.atlas.update({ heads: text.heads, thumbnails, chosen: name, order: ordered && columns.length ? { names, words } : null });
     const others = columns.filter((column) => column !== sorted).slice(0, SHORT_COLUMNS);
     mounted.short.update({ ...all, columns: sorted ? [sorted, ...others] : others });
     mounted.all.update({ ...all, columns });
@@ -130,7 +135,7 @@ export function mountViews(parts, on, theme) {
     const chosen = direction === "out" ? cursor[0] : cursor[1];
     const props = { source: arcs, keys, queries, places: layer.places, chosen, pins, direction, log, theme: look };
     if (mounted.arcs) mounted.arcs.update(props);
-    else mounted.arcs = mountArcs(parts.arcs, { ...props, onChoose: on.onToken, onPins: on.onPins, onDirection: on.onDirection });
+    else mounted.arcs = mountArcs(parts.arcs, { ...props, onChoose: on.onToken, onPins: on.onPins, onDirection: on.onDirection, onProblem: on.onProblem });
   }
 
   /** What is known of the chosen cell: at once what came along, then what the server works out. */
@@ -152,6 +157,7 @@ export function mountViews(parts, on, theme) {
     asking.abort();
     asking = new AbortController();
     const cell = await text.ask("cell", { head: name, row, col }, asking.signal);
+    on.onAnswer();
     if (still()) {
       const exact = { allowed: cell.allowed, exact: cell.weight, low: cell.weight, high: cell.weight };
       tell(exact, { arithmetic: cell.arithmetic, top: cell.top, count: cell.count });
@@ -169,6 +175,5 @@ export function mountViews(parts, on, theme) {
       for (const view of Object.values(mounted ?? {})) view.update({ theme });
     },
     canvas: () => parts.map.querySelector("canvas"),
-    end: () => Object.values(mounted ?? {}).forEach((end) => end()),
   };
 }

@@ -1,23 +1,32 @@
 // Inspect: a model on a text, its heads, one cell's reasons, and what changes when it is changed.
+//
+// `state` is what is on screen, and in the address. `asked` is what it shall be: the same, but while
+// something is read. A choice that needs no reading goes into both, so that it outlives what is
+// under way; what is read is taken over all at once, or not at all. `shown` is what has been read.
 
-import { postJson } from "./api.js";
-import { openText, QUICK_CELLS } from "./heads.js";
-import { mountChanges } from "./inspect-changes.js";
-import { mountCompare, titleOf, whyNoChange } from "./inspect-compare.js";
+import { openText } from "./heads.js";
+import { askEffect, mountChanges } from "./inspect-changes.js";
+import { hintOf, mountCompare, titleOf, whyNoChange } from "./inspect-compare.js";
 import { mountExport } from "./inspect-export.js";
 import { factsOf, layFrame, sayProblem } from "./inspect-frame.js";
 import { mountSource } from "./inspect-source.js";
-import { comparedWith, readAddress, wantedOf, writeAddress } from "./inspect-state.js";
-import { headWords, mountViews, ownColumn } from "./inspect-views.js";
+import { comparedWith, isLinked, readAddress, sameReading, settle, startOf, wantedOf, writeAddress } from "./inspect-state.js";
+import { headWords, mountViews } from "./inspect-views.js";
 import { makeElement } from "./views.js";
 
 const KEPT_TEXTS = 6;
-/** Heads of more cells are pooled by the server before they are drawn, which takes a while. */
-const SLOW_CELLS = 2 ** 26;
 const PROGRESS_MS = 400;
-/** As `inspecting.py` has it. */
-const MOST_SCORED = 2 ** 30;
+const ADDRESS_MS = 200;
 const THUMBNAILS_AT_ONCE = 12;
+
+/**
+ * @typedef {object} Read what has been read
+ * @property {import("./inspect-views.js").Shown} now one of its heads
+ * @property {{text: OpenText, title: string} | null} past what it is compared with
+ * @property {import("./inspect-views.js").Shown | null} before its head of the same name, if any
+ * @property {import("./inspect-source.js").About} about the item that is read
+ * @property {import("./inspect-changes.js").Effect | null} effect on the loss
+ */
 
 /**
  * @param {HTMLElement} main
@@ -25,17 +34,25 @@ const THUMBNAILS_AT_ONCE = 12;
  */
 export async function mount(main, shell) {
   let state = readAddress();
-  /** @type {import("./inspect-views.js").Shown | null} */
-  let now = null;
-  let before = null;
-  let loading = new AbortController();
-  let opening = 0;
-  let thumbnails = new Map();
+  let asked = state;
+  /** @type {Read | null} */
+  let shown = null;
+  /** Stops what is read, and all that comes after it, where something else is wanted. */
+  let reading = new AbortController();
+  let busy = false;
+  /** Counts what was chosen in the map and the text: what a slow answer would choose comes too late. */
+  let turn = 0;
+  /** The queries and keys on screen, where these aren't all. */
+  let span = null;
   const texts = new Map();
+  /** @type {WeakMap<OpenText, Map<string, Thumbnail>>} */
+  const thumbnails = new WeakMap();
 
+  /** Where one stood in the text, while a step is looked at. */
+  let resting = null;
   const parts = layFrame(main, { onOrder: (ordered) => set({ ordered }) });
-  const problem = (error, way) => sayProblem(parts.problem, error, way);
-  const source = mountSource(parts.source, { onWanted: want, onProblem: problem });
+  const problem = (error) => sayProblem(parts.problem, error);
+  const source = mountSource(parts.source, { onWanted: want, onProblem: told });
   const changes = mountChanges(parts.bar, parts.next, { onChanges: (changed) => want({ changes: changed }) });
   const compare = mountCompare(parts.compare, {
     onView: (view) => set({ view }),
@@ -43,34 +60,53 @@ export async function mount(main, shell) {
   });
   const save = mountExport(parts.save, { canvas: () => views.canvas() });
   const views = mountViews(parts, {
-    onHead: (head) => choose(head),
+    onHead: (head) => choose(head).catch(told),
     onCell: (row, col) => set({ cursor: [row, col] }),
-    onToken: chooseToken,
+    onToken: (place) => chooseToken(place).catch(told),
     onLog: (log) => set({ log }),
+    onHow: (how) => set({ how }),
     onSort: (sort) => set({ sort }),
     onPins: (pins) => set({ pins }),
     onDirection: (direction) => set({ direction, pins: [] }),
+    onPart: keepPart,
+    onAnswer: () => parts.problem.dataset.lost === "yes" && problem(null),
     onProblem: told,
   }, shell.theme());
   document.addEventListener("qkv-theme", ({ detail }) => {
     views.retheme(detail);
-    if (now) showSave();
+    if (shown) showSave();
   });
 
   function told(error) {
-    if (error.name === "AbortError") return;
-    problem(error, { limit: error.limit, onCut: source.cut });
+    if (error.name !== "AbortError") problem(error);
   }
 
-  /** Open what is wanted; what is shown stays until it has come. */
+  /**
+   * Show something else of what has been read.
+   * @param {Partial<import("./inspect-state.js").InspectState>} changed
+   * @param {boolean} [chosen] by a person: then it stays so in what is being read
+   */
+  function set(changed, chosen = true) {
+    if (["cursor", "head", "direction", "view"].some((name) => name in changed)) turn += 1;
+    if (chosen && ("cursor" in changed || "pins" in changed)) resting = null;
+    state = { ...state, ...changed };
+    asked = busy ? { ...asked, ...(chosen ? changed : {}) } : { ...state, head: asked.head };
+    show();
+  }
+
+  /** Have something else read; what is shown stays until it has come. */
   function want(changed) {
-    const wanted = { ...state, ...changed };
-    const same = Object.keys(changed).every((name) => name === "changes" || name === "view");
-    if ("text" in changed || "item" in changed) Object.assign(wanted, { cursor: null, pins: [], view: "now" });
-    // Two models are compared on one text.
-    if ("item" in changed && changed.text === null && state.kept) wanted.text = source.text || null;
-    if (comparedWith(wanted) === null) wanted.view = "now";
-    load(wanted, same).catch(told);
+    const before = asked;
+    asked = { ...asked, ...changed };
+    // Two models are compared on one text, as far as each reads it.
+    if ("item" in changed && changed.text === null && asked.kept) Object.assign(asked, { text: source.lend(), cut: true });
+    if (asked.item !== before.item || asked.text !== before.text) {
+      Object.assign(asked, { cursor: null, pins: [] });
+      resting = null;
+    } else if (before.step === null && asked.step !== null) resting = { cursor: state.cursor, pins: state.pins };
+    else if (before.step !== null && asked.step === null) Object.assign(asked, resting);
+    if (comparedWith(asked) === null || asked.view === "before") asked.view = "now";
+    load().catch(told);
   }
 
   /** What is compared with stays as it was; what is read now is asked for: its run may go on. */
@@ -83,39 +119,73 @@ export async function mount(main, shell) {
     return found;
   }
 
-  /** @param {boolean} quick whether only the attention is changed: then the loss comes first */
-  async function load(wanted, quick = false) {
-    loading.abort();
-    loading = new AbortController();
-    const { signal } = loading;
+  const head = async (text, name) => ({ text, name, ...(await text.head(name)) });
+
+  /** One head of what is read, and the same of what it is compared with. */
+  async function facing(text, past, name) {
+    const other = past?.text.entry(name) ? head(past.text, name) : null;
+    const [now, before] = await Promise.all([head(text, name), other]);
+    return { now, before };
+  }
+
+  /**
+   * Read what is asked for.
+   * @param {boolean} [back] whether the browser's history asks for it
+   */
+  async function load(back = false) {
+    reading.abort();
+    reading = new AbortController();
+    const { signal } = reading;
+    busy = true;
+    const wanted = asked;
+    const was = shown?.now.text;
+    // Where only the attention is changed the loss comes first.
+    const quick = shown !== null && sameReading(wanted, state);
     main.setAttribute("aria-busy", "true");
-    parts.busy.hidden = now !== null;
+    parts.busy.hidden = shown !== null;
     parts.shown.classList.add("waiting");
     if (quick) changes.update({ changes: wanted.changes });
     try {
-      if (quick) await measure(wanted, signal);
-      const [text] = await Promise.all([opened(wantedOf(wanted), signal), source.describe(wanted.item)]);
+      const early = quick ? await measure(wanted, shown.about, signal) : null;
+      const [text, about] = await Promise.all([opened(wantedOf(wanted), signal), source.describe(wanted.item, signal)]);
       const other = comparedWith(wanted);
-      const past = other && (await opened(other, signal, true));
-      const next = settle(wanted, text);
-      const [shown, compared] = await Promise.all([head(text, next.head), past?.entry(next.head) ? head(past, next.head) : null]);
+      const before = other && (await opened(other, signal, true));
+      const past = before && { text: before, title: titleOf(other, before) };
+      let found;
+      // Another head may be chosen meanwhile.
+      do found = await facing(text, past, settle(asked, text).head);
+      while (found.now.name !== settle(asked, text).head);
       signal.throwIfAborted();
-      [state, now, before] = [next, shown, compared && { ...compared, title: titleOf(other, past) }];
+      turn += 1;
+      shown = { ...found, past, about, effect: early };
+      const step = !back && was !== undefined && (about.id !== state.item || asked.text !== state.text);
+      state = asked = settle({ ...asked, item: about.id }, text);
+      writeAddress(state, step);
       problem(null);
       parts.shown.hidden = false;
       shell.facts.replaceChildren(makeElement("span", { class: "title", text: text.header.title }), ` · ${factsOf(text)}`);
+      source.show(state, about);
+      changes.update(isModel(state, about) ? { waiting: !quick } : { effect: null, waiting: false });
       show();
-      await source.show(state);
-      complete(now).catch(told);
-      fillAtlas(text, signal).catch(told);
-      if (!quick) await measure(state, signal);
+      complete(shown.now).catch(told);
+      fillAtlas(text, signal).then(() => past && fillAtlas(past.text, signal)).catch(told);
+      if (quick) return;
+      const effect = await measure(wanted, about, signal);
+      shown = { ...shown, effect };
     } catch (error) {
-      if (error.name === "AbortError") return;
-      if (!now) await source.show(wanted);
-      changes.update({ changes: state.changes });
+      if (signal.aborted) return;
+      asked = { ...state, head: asked.head };
+      error.ways = source.waysOn(error, wanted, state.item);
+      if (shown) {
+        source.show(state, shown.about);
+        changes.update({ changes: wantedOf(state).changes, effect: shown.effect, waiting: false });
+        // What came after it was stopped for this.
+        if (shown.now.text === was) fillAtlas(was, signal).catch(told);
+      } else source.show(wanted, null);
       throw error;
     } finally {
       if (!signal.aborted) {
+        busy = false;
         main.removeAttribute("aria-busy");
         parts.busy.hidden = true;
         parts.shown.classList.remove("waiting");
@@ -123,38 +193,31 @@ export async function mount(main, shell) {
     }
   }
 
-  /** Where to stand in a text that has just come. */
-  function settle(wanted, text) {
-    const name = text.entry(wanted.head) ? wanted.head : (text.header.begin || text.heads[0].name);
-    const { queries, keys } = text.layer(name);
-    const inside = wanted.cursor && wanted.cursor[0] < queries && wanted.cursor[1] < keys;
-    const columns = text.header.table ?? [];
-    const own = ownColumn(text, text.entry(name)) ?? columns.find((column) => column.name !== "lift") ?? columns[0];
-    const sort = columns.some((column) => column.name === wanted.sort?.column) || wanted.sort?.column === null ? wanted.sort : { column: own?.name ?? null, down: columns.length > 0 };
-    const pins = wanted.pins.filter((place) => place < (wanted.direction === "out" ? queries : keys));
-    return { ...wanted, head: name, cursor: inside ? wanted.cursor : startOf(text, name), sort, pins };
-  }
-
-  const startOf = (text, name) => text.entry(name).strongest?.slice(0, 2) ?? [0, 0];
-  const head = async (text, name) => ({ text, name, ...(await text.head(name)) });
-
   async function choose(name) {
-    const count = (opening += 1);
-    const [shown, compared] = await Promise.all([head(now.text, name), before?.text.entry(name) ? head(before.text, name) : null]);
-    if (count !== opening) return;
-    const fits = state.cursor[0] < shown.source.rows && state.cursor[1] < shown.source.cols;
-    now = shown;
-    before = before && { ...before, ...(compared ?? {}) };
+    asked = { ...asked, head: name };
+    const { past, now: { text } } = shown;
+    const found = await facing(text, past, name).catch((error) => {
+      if (asked.head === name) asked = { ...asked, head: state.head };
+      throw error;
+    });
+    if (asked.head !== name || shown.now.text !== text || shown.past !== past) return;
+    shown = { ...shown, ...found };
+    const { rows, cols } = found.now.source;
     // The cell stays where it is from head to head, so that heads can be compared there.
-    set({ head: name, cursor: fits ? state.cursor : startOf(now.text, name) });
-    complete(now).catch(told);
+    const fits = state.cursor[0] < rows && state.cursor[1] < cols;
+    set({ head: name, ...(fits ? {} : { cursor: startOf(text, name) }) }, false);
+    complete(shown.now).catch(told);
   }
 
+  const front = () => (state.view === "before" && shown.before ? shown.before : shown.now);
+
+  /** Choose a token, and the one that it looks at most, or that looks at it most. */
   async function chooseToken(place) {
     if (place === null) return;
-    const front = state.view === "before" && before ? before : now;
+    const mine = (turn += 1);
     const out = state.direction === "out";
-    const weights = out ? await front.arcs.row(place) : await front.arcs.column(place);
+    const weights = await (out ? front().arcs.row(place) : front().arcs.column(place));
+    if (mine !== turn) return;
     let best = -1;
     weights.forEach((weight, at) => {
       if (weight > (weights[best] || 0)) best = at;
@@ -163,109 +226,117 @@ export async function mount(main, shell) {
     set({ cursor: out ? [place, best < 0 ? col : best] : [best < 0 ? row : best, place] });
   }
 
-  function set(changed) {
-    state = { ...state, ...changed };
-    show();
+  let addressing = 0;
+  /** Another part of the map is on screen. */
+  function keepPart(part, shownSpan) {
+    span = part ? shownSpan : null;
+    state = { ...state, part };
+    asked = { ...asked, part };
+    showSave();
+    // The wheel turns faster than browsers let an address change.
+    clearTimeout(addressing);
+    addressing = setTimeout(() => writeAddress(state), ADDRESS_MS);
   }
 
   /** Hand the state down. */
   function show() {
-    const { view, kept } = state;
-    const why = before ? whyNoChange(now, before) : "";
-    const seen = before === null || (view === "change" && why) ? "now" : view;
+    const { now, past, before } = shown;
+    const why = past ? whyNoChange(now, before) : "";
+    const seen = !before || (state.view === "change" && why) ? "now" : state.view;
     parts.setOrder(state.ordered);
-    parts.sub.textContent = headWords((seen === "before" ? before : now).text, now.name, state.sort.column);
-    views.show({ ...state, view: seen }, now, before);
-    changes.update({ changes: state.changes, head: now.name, able: isModel(state), why: whyUnable(state) });
-    const hint = view === "change" && (state.changes.ablate ?? []).includes(now.name) ? "its own weights stay: what is left out is missed by the layers above it" : "";
-    compare.update({ view: seen, before, kept, why, hint, title: before?.title });
+    parts.sub.textContent = headWords(front().text, now.name, state.sort?.column ?? null);
+    views.show({ ...state, view: seen }, now, before, thumbnails.get(front().text));
+    changes.update({ changes: wantedOf(asked).changes, head: now.name, able: isModel(state, shown.about), why: whyUnable(state) });
+    compare.update({ view: seen, past, before, kept: state.kept, why, hint: hintOf({ ...state, view: seen }, now) });
     showSave();
     writeAddress(state);
   }
 
   function showSave() {
-    const front = state.view === "before" && before ? before : now;
-    const against = state.view === "change" && before ? before.text.trace : null;
-    save.update({ ...state, text: front.text, against, theme: shell.theme() });
+    const { now, before } = shown;
+    const against = state.view === "change" && before && !whyNoChange(now, before) ? before.text.trace : null;
+    save.update({ ...state, linked: isLinked(state), head: now.name, text: front().text, against, span, theme: shell.theme() });
   }
 
-  const isModel = ({ step }) => step === null && source.kind !== "trace";
+  const isModel = ({ step }, { kind }) => step === null && kind !== "trace";
 
   const whyUnable = ({ step }) =>
-    step === null ? "A saved trace has no model to change." : "This is what was seen at that step: read a text to change the model.";
+    step === null ? "A saved trace has no model to change." : "Seen at that step. At the slider's end the model itself can be changed.";
 
-  /** What the changes do to the loss and to what comes next. */
-  async function measure(wanted, signal) {
-    if (!isModel(wanted)) return;
-    changes.tell(null);
-    const { kept } = wanted;
-    const other = kept && kept.item === wanted.item && kept.step === null && kept.text !== wanted.text;
-    const against = other ? (kept.text ?? source.passage) : null;
-    try {
-      const asked = against === null ? wantedOf(wanted) : { ...wantedOf(wanted), against };
-      changes.tell(await postJson("effect", asked, signal), against !== null);
-    } catch (error) {
-      // A text of one token has weights, and no loss.
-      if (error.kind !== "ShapeError" && error.kind !== "ConfigError") throw error;
-      changes.say(error.message);
-    }
+  /** What the changes do to the loss and to what comes next, said as soon as it is known. */
+  async function measure(wanted, about, signal) {
+    if (!isModel(wanted, about)) return null;
+    changes.update({ waiting: true });
+    const effect = await askEffect(wanted, signal);
+    changes.update({ effect, waiting: false });
+    return effect;
   }
 
   /** Tracks, strongest cell and progress of a head that didn't come along. */
-  async function complete(shown) {
-    const { text, name } = shown;
+  async function complete(now) {
+    const { text, name } = now;
     if (text.stored) return;
-    const { rows, cols } = shown.source;
-    if (rows * cols > SLOW_CELLS) watch(shown).catch(told);
-    if (rows * cols > QUICK_CELLS) {
+    const { rows, cols } = now.source;
+    const atStart = () => shown.now === now && String(state.cursor) === "0,0";
+    if (rows * cols > text.limits.slow) watch(now).catch(told);
+    if (rows * cols > text.limits.quick) {
       // Which cell is strongest takes long to find: the last token's is as good a place to begin.
-      if (String(state.cursor) === "0,0" && state.direction === "out") await chooseToken(rows - 1);
+      if (atStart() && state.direction === "out") await chooseToken(rows - 1);
       return;
     }
     const { numbers, strongest } = await text.ask("tracks", { head: name });
-    shown.tracks = { received: numbers[0], entropy: numbers[1] };
+    now.tracks = { received: numbers[0], entropy: numbers[1] };
     const entry = text.entry(name);
-    if (!entry.strongest && strongest && now === shown && String(state.cursor) === "0,0") state = { ...state, cursor: strongest.slice(0, 2) };
+    const first = !entry.strongest;
     entry.strongest ??= strongest;
-    if (now === shown) show();
+    if (first && strongest && atStart()) set({ cursor: strongest.slice(0, 2) }, false);
+    else if (shown.now === now) show();
   }
 
-  async function watch(shown) {
-    for (let idle = 0; now === shown && idle < 3; ) {
-      const done = await shown.text.progress(shown.name);
+  async function watch(now) {
+    for (let idle = 0; shown.now === now && idle < 3; ) {
+      const done = await now.text.progress(now.name);
+      if (shown.now !== now) return;
       idle = done === null ? idle + 1 : 0;
-      const words = headWords(shown.text, shown.name, null);
+      const words = headWords(now.text, now.name, null);
       parts.sub.textContent = done === null ? words : `${words} · reading it: ${Math.round(done * 100)} %`;
       await new Promise((resolve) => setTimeout(resolve, PROGRESS_MS));
     }
-    if (now === shown) await addThumbnails(shown.text, [shown.name]);
+    if (shown.now === now) await addThumbnails(now.text, [now.name]);
+  }
+
+  function showThumbnails(text) {
+    if (front().text === text) views.setThumbnails(thumbnails.get(text));
   }
 
   async function addThumbnails(text, names, signal) {
-    for (const [name, thumbnail] of await text.makeThumbnails(names, signal)) thumbnails.set(name, thumbnail);
-    if (now.text === text) views.setThumbnails(new Map(thumbnails));
+    for (const [name, thumbnail] of await text.makeThumbnails(names, signal)) thumbnails.get(text)?.set(name, thumbnail);
+    showThumbnails(text);
   }
 
   /** The thumbnails, and scores: those that came along, or one after another while nobody waits. */
   async function fillAtlas(text, signal) {
-    thumbnails = await text.thumbnails();
-    views.setThumbnails(thumbnails);
-    const small = ({ queries, keys }) => queries * keys <= QUICK_CELLS / 8;
-    const waiting = text.stored ? [] : text.heads.map(({ name }) => name).filter((name) => small(text.layer(name)));
+    if (!thumbnails.has(text)) thumbnails.set(text, await text.thumbnails());
+    showThumbnails(text);
+    const cells = ({ name }) => text.layer(name).queries * text.layer(name).keys;
+    const small = (one) => cells(one) <= text.limits.quick / 8 && !thumbnails.get(text).has(one.name);
+    const waiting = text.stored ? [] : text.heads.filter(small).map(({ name }) => name);
     const next = async () => {
       while (waiting.length && !signal.aborted) await addThumbnails(text, waiting.splice(0, THUMBNAILS_AT_ONCE), signal);
     };
     await Promise.all([next(), next()]);
-    const cells = text.heads.reduce((sum, { name }) => sum + text.layer(name).queries * text.layer(name).keys, 0);
-    if (text.header.table || signal.aborted || cells > MOST_SCORED || text.heads.length < 2) return;
+    const all = text.heads.reduce((sum, one) => sum + cells(one), 0);
+    if (text.header.table || signal.aborted || all > text.limits.scored || text.heads.length < 2) return;
     await text.score(signal);
-    if (now.text === text) set({ sort: settle(state, text).sort });
+    if (shown.now.text === text) set({ sort: settle(state, text).sort }, false);
   }
 
+  addEventListener("popstate", () => {
+    source.forget();
+    resting = null;
+    asked = readAddress();
+    load(true).catch(told);
+  });
   source.list().catch(told);
-  try {
-    await load(state);
-  } catch (error) {
-    told(error);
-  }
+  await load().catch(told);
 }

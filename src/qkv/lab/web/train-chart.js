@@ -3,9 +3,10 @@
 import { brief, nats } from "./train-words.js";
 import { makeElement, SANS, themeColors } from "./views.js";
 
-// Neither blue, vermilion nor green: those are q, k and v. Told apart by lightness, dash and label.
+// Neither blue, vermilion nor green: those are q, k and v. Told apart by lightness, dash and label,
+// and dark or light enough for the label's letters: contrast 4.5 with the paper.
 const LINES = {
-  light: ["#4A2359", "#C2578F", "#85837D", "#9B76BB", "#55565E"],
+  light: ["#4A2359", "#B03F7C", "#73716B", "#8A5FAE", "#55565E"],
   dark: ["#D9B8E8", "#E88BB8", "#8F8E88", "#9B7FC4", "#C9C7C1"],
 };
 const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
@@ -38,18 +39,18 @@ export function mountChart(element, on) {
   let drawn = 0;
   let timer = 0;
   let plotly = null;
-  const plot = makeElement("div", { class: "plot", role: "img", "aria-label": "losses by tokens; the table below has the numbers" });
+  const plot = makeElement("div", { class: "plot", role: "img", "aria-label": "training losses by tokens; the table below has the numbers" });
   const scale = makeElement("button", { class: "plain", type: "button", onclick: () => {
     log = !log;
     draw();
   } });
   const body = makeElement("tbody");
   const table = makeElement("table", { class: "numbers" },
-    makeElement("thead", {}, makeElement("tr", {}, ...["run", "tokens", "loss", "validation loss"].map((text) => makeElement("th", { scope: "col", text })))),
+    makeElement("thead", {}, makeElement("tr", {}, ...["run", "tokens", "training loss", "validation loss"].map((text) => makeElement("th", { scope: "col", text })))),
     body);
   const empty = makeElement("p", { class: "soft empty", hidden: true, text: "No loss yet." });
   element.append(
-    makeElement("div", { class: "head" }, makeElement("h2", { text: "Loss, nats a token" }), scale),
+    makeElement("div", { class: "head" }, makeElement("h2", { text: "Training loss, nats a token; rings: on validation text" }), scale),
     plot, empty, makeElement("details", {}, makeElement("summary", { text: "The losses as a table" }), makeElement("div", { class: "scrolls", tabindex: "0", role: "group", "aria-label": "losses" }, table)));
 
   /** Tokens of a step, so that runs with other batches stand on one axis. */
@@ -118,14 +119,15 @@ export function mountChart(element, on) {
     const values = told.runs.flatMap(({ run }) => [...run.losses.map((point) => point[2]), ...run.validation.map((point) => point[1])]);
     const [least, most] = [Math.min(...values), Math.max(...values)];
     const range = [least - (most - least || 1) * 0.06, most + (most - least || 1) * 0.06];
-    const last = Math.max(...told.runs.map((one) => (one.run.head.steps || one.run.head.step || 1) * stepTokens(one)));
-    const first = Math.min(...told.runs.map((one) => stepTokens(one)));
+    const some = told.runs.filter(({ run }) => run.losses.length || run.validation.length);
+    const last = Math.max(...some.map((one) => (one.run.head.steps || one.run.head.step || 1) * stepTokens(one)));
+    const first = Math.min(...some.map((one) => stepTokens(one)));
     const high = wide < 600 ? 320 : HEIGHT;
     const axis = { gridcolor: mixHex(ink, paper, 0.1), zeroline: false, linecolor: mixHex(ink, paper, 0.3), tickcolor: mixHex(ink, paper, 0.3), fixedrange: true };
     const chosen = told.runs.find(({ id }) => id === told.chosen);
     const at = chosen && told.step !== null ? Math.max(1, told.step) * stepTokens(chosen) : null;
     return {
-      height: high, margin: { ...MARGIN, r: wide < 600 ? 110 : 170 }, paper_bgcolor: paper, plot_bgcolor: paper,
+      height: high, margin: { ...MARGIN, r: roomFor(told.runs, wide) }, paper_bgcolor: paper, plot_bgcolor: paper,
       font: { family: SANS, size: 13, color: soft }, hovermode: "closest", dragmode: false,
       hoverlabel: { bgcolor: paper, bordercolor: soft, font: { family: SANS, size: 13, color: ink } },
       xaxis: { ...axis, type: log ? "log" : "linear", range: log ? [Math.log10(first), Math.log10(last)] : [0, last], title: { text: "tokens trained on", standoff: 8, font: { size: 13 } }, tickformat: "~s", ...(log ? { dtick: 1 } : {}) },
@@ -184,6 +186,11 @@ export function mountChart(element, on) {
     draw,
   };
 }
+
+const LETTER = 6.6;
+
+/** Pixels for the longest name, as long as the lines keep more than half. */
+const roomFor = (runs, wide) => Math.min(wide * 0.45, Math.max(110, 14 + LETTER * Math.max(...runs.map(({ name }) => name.length))));
 
 const escape = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;");
 

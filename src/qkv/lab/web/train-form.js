@@ -7,6 +7,8 @@ import { makeElement } from "./views.js";
 const OWN_TEXT = "(text)";
 const A_FILE = "(file)";
 const FIRST = "tiny";
+const KEPT = "qkv-train";
+const MANY_PASSES = 10;
 
 /**
  * @param {HTMLElement} element
@@ -53,19 +55,28 @@ export function mountForm(element, offers, onStart) {
   function tell() {
     const { note: about, tokens } = byName.get(recipe.value);
     const cost = costs.get(recipe.value);
-    const wanted = tokensOf(budget.value) ?? tokens;
-    const words = [`${about.slice(0, 1).toUpperCase()}${about.slice(1)}.`];
-    if (recipe.value === "ladder") words.push(ladderWords(budget.value.trim(), tokens));
-    else if (cost) words.push(`About ${duration(cost * wanted)} here.`);
-    note.textContent = words.join(" ");
+    const given = tokensOf(budget.value);
+    const wanted = given ?? tokens;
+    // What it takes here is said instead of what it takes in general.
+    const what = cost ? about.replace(/: (seconds|minutes)$/, "") : about;
+    const words = [`${what.slice(0, 1).toUpperCase()}${what.slice(1)}.`];
+    const ladder = recipe.value === "ladder";
+    if (ladder) words.push(ladderWords(budget.value.trim(), tokens));
+    if (cost === null) words.push("How long it takes can be told when nothing else trains.");
+    else if (cost && (!ladder || given)) words.push(`About ${duration(cost * wanted)} here.`);
+    const passes = source.value === OWN_TEXT && own.value ? wanted / (0.9 * own.value.length) : 0;
+    if (passes > MANY_PASSES) words.push(`It reads your text about ${count(passes)} times over.`);
+    words.push(whence(offers.corpora, source.value));
+    note.textContent = words.filter(Boolean).join(" ");
   }
 
   async function estimate() {
     const name = recipe.value;
     const number = (asked += 1);
-    if (!costs.has(name) && name !== "ladder") {
-      const told = await getJson(`estimate?preset=${encodeURIComponent(name)}`).catch(() => null);
-      if (told?.seconds_a_token) costs.set(name, told.seconds_a_token);
+    // Without a budget, the ladder takes two minutes whatever its rungs cost.
+    if (!costs.get(name) && (name !== "ladder" || tokensOf(budget.value))) {
+      const told = await getJson(`estimate?preset=${encodeURIComponent(name)}`).catch(() => undefined);
+      if (told) costs.set(name, told.seconds_a_token);
     }
     if (number === asked) tell();
   }
@@ -80,21 +91,59 @@ export function mountForm(element, offers, onStart) {
   function chooseSource() {
     ownField.hidden = source.value !== OWN_TEXT;
     fileField.hidden = source.value !== A_FILE;
+    tell();
+  }
+
+  /** What was typed, for a page that is loaded again; a browser that keeps nothing does without. */
+  const fields = { recipe, source, budget, own, file, seed, probe };
+  function keep() {
+    try {
+      sessionStorage.setItem(KEPT, JSON.stringify(Object.fromEntries(Object.entries(fields).map(([name, { value }]) => [name, value]))));
+    } catch {
+      // Too long a text, or nothing may be kept.
+    }
+  }
+
+  function fetchKept() {
+    let kept = {};
+    try {
+      kept = JSON.parse(sessionStorage.getItem(KEPT) ?? "{}");
+    } catch {
+      return;
+    }
+    for (const [name, field] of Object.entries(fields)) {
+      const offered = !field.options || [...field.options].some(({ value }) => value === kept[name]);
+      if (typeof kept[name] === "string" && offered) field.value = kept[name];
+    }
   }
 
   function refuse(error, wanted) {
+    busy = error.kind === "BusyError";
     const children = [makeElement("p", { class: "problem", role: "alert", text: error.message })];
     if (error.kind === "BusyError") children.push(again("Start it all the same", { ...wanted, beside: true }));
     else if (error.limit && wanted.text?.length > error.limit) {
-      children.push(again(`Cut it to ${count(error.limit)} characters`, { ...wanted, text: wanted.text.slice(0, error.limit) }));
+      children.push(again(`Cut it to ${count(error.limit)} characters`, { ...wanted, text: cut(wanted.text, error.limit) }));
     }
     problem.replaceChildren(...children);
   }
 
   const again = (text, wanted) => makeElement("button", { class: "action", type: "button", text, onclick: () => send(wanted) });
 
+  /** What is refused before it is sent: the lab takes no body as long. */
+  function tooLong({ text }) {
+    if ((text?.length ?? 0) <= offers.longest || [...text].length <= offers.longest) return null;
+    return { message: `The text has ${count([...text].length)} characters; up to ${count(offers.longest)} can be pasted. Cut it, or save it as a file and name that.`, limit: offers.longest };
+  }
+
+  let sending = false;
+  let busy = false;
   async function send(wanted) {
-    start.disabled = true;
+    if (sending) return;
+    if (tooLong(wanted)) return refuse(tooLong(wanted), wanted);
+    sending = true;
+    // Not `disabled`, which would take the focus away.
+    start.setAttribute("aria-disabled", "true");
+    if (problem.contains(document.activeElement)) start.focus();
     problem.replaceChildren();
     try {
       const { id } = await postJson("start", wanted);
@@ -102,7 +151,8 @@ export function mountForm(element, offers, onStart) {
     } catch (error) {
       refuse(error, wanted);
     } finally {
-      start.disabled = false;
+      sending = false;
+      start.removeAttribute("aria-disabled");
     }
   }
 
@@ -120,17 +170,44 @@ export function mountForm(element, offers, onStart) {
     estimate();
   });
   source.addEventListener("change", chooseSource);
-  budget.addEventListener("input", tell);
+  budget.addEventListener("change", estimate);
+  form.addEventListener("input", () => {
+    // What was refused isn't what stands there now.
+    problem.replaceChildren();
+    keep();
+    tell();
+  });
+  fetchKept();
   chooseRecipe();
   chooseSource();
-  return { estimate };
+  return {
+    estimate,
+    /** A refusal since another run trained goes when none does any more. */
+    update: ({ living }) => {
+      if (living || !busy) return;
+      busy = false;
+      if (problem.contains(document.activeElement)) start.focus();
+      problem.replaceChildren();
+    },
+  };
 }
+
+/** Which text a named corpus is, where it isn't here yet. */
+function whence(corpora, name) {
+  const chosen = corpora.find((one) => one.name === name);
+  if (!chosen || chosen.here) return "";
+  const [instead] = corpora.slice(corpora.indexOf(chosen) + 1).filter(({ here }) => here);
+  return `${chosen.name} isn't on this machine yet: it is fetched first. Where that can't be, ${instead?.name ?? "another text"} takes its place.`;
+}
+
+/** The first characters of a text, none of them cut in two. */
+const cut = (text, most) => text.slice(0, most).replace(/[\ud800-\udbff]$/, "");
 
 /** What each rung of a ladder gets: tokens, or a share of a time such as 5min. */
 function ladderWords(budget, tokens) {
-  if (!budget) return `Each rung has as many tokens as two minutes allow, ${brief(tokens)} at most.`;
+  if (!budget) return `About 2 min here: each rung has as many tokens as that allows, ${brief(tokens)} at most.`;
   const wanted = tokensOf(budget);
-  return wanted ? `${brief(wanted)} tokens for each rung.` : "A time, such as 5min, is for the whole ladder.";
+  return wanted ? `${brief(wanted)} tokens for each rung.` : "A time, such as 5min, is for the whole ladder; a number is tokens for each rung.";
 }
 
 /** Tokens that a budget says, as the command line reads it; null where it is none, or a time. */

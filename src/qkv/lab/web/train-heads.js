@@ -38,32 +38,49 @@ export function mountHeads(element, on) {
     return texts.get(key);
   }
 
+  function tell(error) {
+    problem.textContent = error?.message ?? "";
+    problem.hidden = !error;
+  }
+
   async function choose(row, col) {
     cursor = [row, col];
     map.update({ cursor });
     const { opened, name, source, step } = shown;
-    const reading = await source.read(row, col);
+    let reading;
+    try {
+      reading = await source.read(row, col);
+    } catch (error) {
+      return tell(error);
+    }
     if (shown.source !== source || cursor[0] !== row || cursor[1] !== col) return;
     read.replaceChildren(`At step ${count(step)}, `, ...cellSentence(opened.labels(name), row, col, reading));
   }
 
-  async function show(item, step, head, next) {
-    const mine = (wanted += 1);
-    let opened;
-    try {
-      opened = await text(item, step);
-      problem.hidden = true;
-    } catch (error) {
-      if (mine !== wanted) return null;
-      problem.textContent = error.message;
-      problem.hidden = false;
-      return null;
-    }
-    if (mine !== wanted) return null;
+  async function had(item, step, head) {
+    const opened = await text(item, step);
     const name = opened.entry(head) ? head : opened.header.begin;
     const { source } = await opened.head(name);
-    const thumbnails = await opened.thumbnails();
+    return { opened, name, source, thumbnails: await opened.thumbnails() };
+  }
+
+  /**
+   * Show a step; the head's name, or null where something else was asked for meanwhile. Throws what
+   * went wrong, when it has been said.
+   */
+  async function show(item, step, head, next) {
+    const mine = (wanted += 1);
+    let found;
+    try {
+      found = await had(item, step, head);
+    } catch (error) {
+      if (mine !== wanted) return null;
+      tell(error);
+      throw error;
+    }
     if (mine !== wanted) return null;
+    tell(null);
+    const { opened, name, source, thumbnails } = found;
     const other = shown?.name !== name || shown?.source.rows !== source.rows;
     shown = { opened, name, source, step };
     const theme = on.theme();

@@ -4,7 +4,9 @@ import { postJson } from "./api.js";
 import { isBroken, LIVING, nameOf, stateWords } from "./train-words.js";
 import { makeElement } from "./views.js";
 
-const ACTS = { pause: "Pause", resume: "Go on", stop: "Stop" };
+const ACTS = { pause: "Pause", resume: "Go on", stop: "Stop", remove: "Remove" };
+/** What may be done from the list; the rest where the run is looked at. */
+const isListed = (act, run) => (act === "remove" ? isBroken(run) || run.state === "waiting" : act !== "stop" || run.state !== "paused");
 
 /**
  * @param {HTMLElement} element
@@ -44,9 +46,10 @@ export function mountRuns(element, titles, on) {
     const done = run.steps ? run.step / run.steps : 0;
     const rungs = run.kind === "ladder" ? `${run.step} of ${run.steps} rungs` : "";
     const at = LIVING.has(run.state) && run.steps && run.kind !== "ladder" ? `${Math.floor(done * 100)} %` : "";
-    setText(state, run.id === "own" ? "its timeline" : [rungs, stateWords(run.state), at].filter(Boolean).join(" · "));
+    setText(state, run.id === "own" ? "its timeline" : [rungs, run.state === "silent" ? run.reason : stateWords(run.state), at].filter(Boolean).join(" · "));
     bar.style.width = LIVING.has(run.state) ? `${100 * done}%` : "0";
-    fillActs(acts, run.id === chosen ? { id: run.id } : run, named);
+    const can = run.id === chosen ? [] : (run.can ?? []).filter((act) => isListed(act, run));
+    fillActs(acts, { ...run, can }, named);
   }
 
   return {
@@ -64,39 +67,78 @@ export function mountRuns(element, titles, on) {
   };
 }
 
+/** What was last put into an element of buttons: the run they are for, and its name. */
+const meant = new WeakMap();
+/** Pause and go on are one button, which stays where it is, and so does the focus. */
+const SLOTS = ["turn", "stop", "remove"];
+const slotOf = (act) => (SLOTS.includes(act) ? act : "turn");
+const wordOf = (act, run) => (act === "resume" && !run.steps ? "Try again" : ACTS[act]);
+
 /**
- * Buttons for what may be done with a run; those that stay are the same elements.
+ * Buttons for what may be done with a run; those that stay are the same elements, and one with the
+ * focus stays, without effect, also where there is nothing to do.
  * @param {HTMLElement} element
  * @param {{id: string, can?: string[]}} run
  * @param {string} named
  */
 export function fillActs(element, run, named) {
-  const wanted = (run.can ?? []).join(" ");
-  if (element.dataset.acts === `${run.id} ${wanted}`) return;
-  element.dataset.acts = `${run.id} ${wanted}`;
-  element.replaceChildren(...(run.can ?? []).map((act) => {
-    const button = makeElement("button", { class: "action small", type: "button", text: ACTS[act], "aria-label": `${ACTS[act]}: ${named}` });
-    button.addEventListener("click", () => send(button, act, { item: run.id }));
-    return button;
-  }));
+  if (meant.get(element)?.id !== run.id) element.replaceChildren();
+  meant.set(element, { id: run.id, named });
+  for (const slot of SLOTS) {
+    const act = (run.can ?? []).find((one) => slotOf(one) === slot);
+    const button = element.querySelector(`[data-slot="${slot}"]`);
+    if (act) fillAct(button ?? addButton(element, slot), act, wordOf(act, run), named);
+    else if (button && button === document.activeElement) button.setAttribute("aria-disabled", "true");
+    else button?.remove();
+  }
+}
+
+function addButton(element, slot) {
+  const button = makeElement("button", { class: "action small", type: "button", "data-slot": slot });
+  button.addEventListener("click", () => send(button, button.dataset.act, { item: meant.get(element).id }));
+  const later = SLOTS.slice(SLOTS.indexOf(slot) + 1).map((one) => `[data-slot="${one}"]`);
+  element.insertBefore(button, element.querySelector([...later, ".problem"].join(", ")));
+  return button;
+}
+
+function fillAct(button, act, word, named) {
+  button.dataset.act = act;
+  button.removeAttribute("aria-disabled");
+  setText(button, word);
+  button.title = act === "remove" ? "moves it to the folder .trash beside it" : "";
+  button.setAttribute("aria-label", `${word}: ${named}`);
+}
+
+/** A refusal since another run trained goes when none does any more. */
+export function dropBusy(element) {
+  for (const told of element.querySelectorAll(".acts .problem[data-busy]")) {
+    if (told.contains(document.activeElement)) told.parentElement.querySelector("button")?.focus();
+    told.remove();
+  }
 }
 
 async function send(button, act, body) {
-  button.disabled = true;
-  const old = button.parentElement.querySelector(".problem");
+  const { parentElement: element } = button;
+  if (button.getAttribute("aria-disabled") === "true" || element.dataset.busy) return;
+  // Not `disabled`, which would take the focus away.
+  element.dataset.busy = "true";
+  const old = element.querySelector(".problem");
+  if (old?.contains(document.activeElement)) button.focus();
   old?.remove();
   try {
     await postJson(act, body);
+    if (act === "remove") element.dispatchEvent(new CustomEvent("qkv-removed", { bubbles: true, detail: body.item }));
   } catch (error) {
     const told = makeElement("p", { class: "problem", role: "alert", text: error.message });
     if (error.kind === "BusyError") {
+      told.dataset.busy = "true";
       const again = makeElement("button", { class: "action small", type: "button", text: "Go on all the same" });
       again.addEventListener("click", () => send(button, act, { ...body, beside: true }));
       told.append(" ", again);
     }
-    button.parentElement?.append(told);
+    element.append(told);
   } finally {
-    button.disabled = false;
+    delete element.dataset.busy;
   }
 }
 

@@ -1,12 +1,11 @@
 // How the page that trains says things: names of runs, how they stand, numbers with their units.
 
-import { makeElement } from "./views.js";
-
 const STATES = {
   starting: "starting", running: "training", pausing: "saving, to pause", stopping: "saving, to stop", paused: "paused",
   stopped: "stopped", finished: "finished", interrupted: "paused", failed: "failed", ended: "ended", waiting: "not begun",
-  unreadable: "can't be read",
+  silent: "silent", unreadable: "can't be read",
 };
+const LONGEST_NAME = 120;
 export const LIVING = new Set(["starting", "running", "pausing", "stopping"]);
 const BROKEN = new Set(["failed", "ended", "unreadable"]);
 
@@ -14,7 +13,7 @@ export const stateWords = (state) => STATES[state] ?? state;
 export const isBroken = (head) => BROKEN.has(head.state);
 
 /**
- * A run's name for people: a rung's by its title, one that the lab started by recipe and hour.
+ * A run's name, the same wherever it is told of: its folder's; a rung's is its title.
  * @param {{id: string, title?: string}} run
  * @param {Map<string, string>} titles of recipes
  */
@@ -22,14 +21,7 @@ export function nameOf(run, titles) {
   if (run.id === "own") return "qkv's own model";
   const title = run.title ?? run.id.split("/").at(-1);
   const rung = /^\d\d-(.+)$/.exec(title);
-  if (rung) return titles.get(rung[1]) ?? rung[1];
-  const stamped = /^(.+)-(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)\d\d(-\d+)?$/.exec(title);
-  if (!stamped) return title;
-  const [, recipe, year, month, day, hour, minute, more = ""] = stamped;
-  const date = new Date(Number(year), Number(month) - 1, Number(day));
-  const today = date.toDateString() === new Date().toDateString();
-  const when = today ? "" : `${date.toLocaleDateString("en", { day: "numeric", month: "short" })} `;
-  return `${recipe} of ${when}${hour}:${minute}${more.replace("-", " no. ")}`;
+  return rung ? (titles.get(rung[1]) ?? rung[1]) : title.slice(0, LONGEST_NAME);
 }
 
 /** @param {number} value */
@@ -72,6 +64,7 @@ export function runSentence({ head, ...run }, name) {
   if (head.state === "finished") return `${name} has learnt for ${count(head.step)} steps${reached}.`;
   const at = `step ${count(head.step)} of ${count(head.steps)}${reached}`;
   if (LIVING.has(head.state)) return `${name} is at ${at}.`;
+  if (head.state === "silent") return `${name} was at ${at} when it was last heard of.`;
   return `${name} ${head.state === "ended" || head.state === "failed" ? head.state : `is ${stateWords(head.state)}`} at ${at}.`;
 }
 
@@ -87,9 +80,6 @@ export function runFacts(run) {
     about.layers ? `${about.layers} ${about.layers > 1 ? "layers" : "layer"} of ${about.heads} ${about.heads > 1 ? "heads" : "head"}` : "",
     about.seed !== undefined && about.seed !== null ? `seed ${about.seed}` : "",
     head.host ? `on ${head.host}` : "",
+    head.state === "silent" ? head.reason : "",
   ].filter(Boolean).join(" · ");
 }
-
-/** What a reader of the screen hears, and everyone sees, of why a run did not go on. */
-export const reasonLine = (head) =>
-  head.reason && isBroken(head) ? makeElement("p", { class: "problem", role: "alert", text: head.reason }) : null;

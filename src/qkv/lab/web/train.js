@@ -1,16 +1,20 @@
 // Train: what to train, the runs there are, and one of them watched as it learns.
 
-import { getJson, listen } from "./api.js";
+import { getJson, listen, plainly } from "./api.js";
 import { mountChart } from "./train-chart.js";
 import { mountForm } from "./train-form.js";
 import { mountHeads } from "./train-heads.js";
-import { fillActs, mountRuns } from "./train-runs.js";
+import { mountLadder } from "./train-ladder.js";
+import { dropBusy, fillActs, mountRuns } from "./train-runs.js";
 import { mountSamples } from "./train-samples.js";
 import { mountTimeline } from "./train-timeline.js";
 import { isBroken, LIVING, nameOf, runFacts, runSentence } from "./train-words.js";
 import { makeElement } from "./views.js";
 
 const OWN = { id: "own", kind: "own", title: "", state: "finished", group: null, step: 0, steps: 0, can: [] };
+const RETRY_MS = 2000;
+/** Runs watched at once: the lab takes no more. */
+const MOST_WATCHED = 40;
 const LISTS = ["losses", "validation", "samples", "probes", "births"];
 
 /**
@@ -31,7 +35,6 @@ export async function mount(main, shell) {
     head: query.get("head"),
     /** A step that was chosen; none follows the newest. */
     step: query.has("step") ? Number(query.get("step")) : null,
-    waiting: null,
   };
   /** Ladders with their rungs below them, the last on top; all else by when it was begun. */
   const inOrder = () => state.runs.filter(({ group }) => !group).flatMap((run) => [run, ...rungs(run.id).reverse()]);
@@ -47,14 +50,11 @@ export async function mount(main, shell) {
   }
   const shownIds = () => {
     const of = rungs(state.chosen).map(({ id }) => id);
-    return new Set([...(of.length ? of : [state.chosen]), ...state.also]);
+    return new Set([...(of.length ? of : [state.chosen]), ...state.also].slice(0, MOST_WATCHED));
   };
   const shownRuns = () => [...shownIds()].filter((id) => known.has(id)).map((id) => ({ id, name: nameOf(entry(id), titles), run: known.get(id) }));
 
-  const form = mountForm(parts.form, offers, (id) => {
-    state.waiting = id;
-    choose(id);
-  });
+  const form = mountForm(parts.form, offers, choose);
   const list = mountRuns(parts.runs, titles, {
     onChoose: choose,
     onShow: (id, shown) => {
@@ -76,6 +76,7 @@ export async function mount(main, shell) {
     },
   });
   const samples = mountSamples(parts.samples);
+  const ladder = mountLadder(parts.ladder);
 
   const probes = () => known.get(focus())?.probes ?? [];
   const nearest = (step) => probes().reduce((best, probe, place, all) => (Math.abs(probe.step - step) < Math.abs(all[best].step - step) ? place : best), 0);
@@ -96,6 +97,7 @@ export async function mount(main, shell) {
   }
 
   let looked = "";
+  let retry = 0;
   /** Show the probe passage at the step that is chosen. */
   async function look() {
     const [id, all, at] = [focus(), probes(), place()];
@@ -111,12 +113,25 @@ export async function mount(main, shell) {
     const key = `${id} ${probe.step} ${head} ${all[at + 1]?.step}`;
     if (key === looked) return;
     looked = key;
-    const shown = await heads.show(id, probe.step, head, all[at + 1]?.step ?? null);
+    let shown = null;
+    try {
+      shown = await heads.show(id, probe.step, head, all[at + 1]?.step ?? null);
+    } catch (error) {
+      askAgain(key, error);
+    }
     if (shown && head === null && state.head === null && focus() === id) {
       state.head = shown;
       timeline.update({ head: shown });
       keepLink();
     }
+  }
+
+  /** What could not be had since the lab was not reached is asked for again; what it refused is not. */
+  function askAgain(key, error) {
+    clearTimeout(retry);
+    if (looked !== key || (error.status >= 400 && error.status < 500)) return;
+    looked = "";
+    retry = setTimeout(look, RETRY_MS);
   }
 
   /** What is chosen changed: ask for what is shown now, and draw it. */
@@ -132,17 +147,23 @@ export async function mount(main, shell) {
     list.update({ runs: inOrder(), chosen: state.chosen, shown: shownIds() });
     const chosen = entry(state.chosen);
     fillActs(parts.acts, chosen, nameOf(chosen, titles));
+    const living = state.runs.some((one) => LIVING.has(one.state) && !one.host);
+    form.update({ living });
+    if (!living) dropBusy(main);
+    fillLink(parts.inspect, id, run);
+    const climbed = chosen.group ? entry(chosen.group) : chosen;
+    ladder.update(climbed.rungs ?? []);
     if (run) {
       setText(parts.read, runSentence(run, named));
-      setText(parts.sub, runFacts(run));
+      setText(parts.sub, [runFacts(run), elsewhere(entry(chosen.group ?? chosen.id))].filter(Boolean).join(" · "));
       const broken = isBroken(run.head) ? run.head.reason : isBroken(chosen) ? chosen.reason : "";
       parts.reason.hidden = !broken;
-      setText(parts.reason, broken);
+      setText(parts.reason, plainly(broken));
     } else {
       setText(parts.read, chosen.state === "starting" ? `${nameOf(chosen, titles)} is starting.` : nameOf(chosen, titles));
       setText(parts.sub, chosen.kind === "ladder" && chosen.state === "starting" ? "The rungs are timed first, for some seconds." : "");
       parts.reason.hidden = !isBroken(chosen);
-      setText(parts.reason, chosen.reason ?? "");
+      setText(parts.reason, plainly(chosen.reason ?? ""));
     }
     const runs = shownRuns();
     chart.update({ runs, chosen: id, step: probes()[place()]?.step ?? null }, soon);
@@ -190,24 +211,42 @@ export async function mount(main, shell) {
     heads.retheme(detail);
     chart.draw();
   });
+  main.addEventListener("qkv-removed", ({ detail }) => {
+    shell.facts.textContent = `${nameOf(entry(detail), titles)} was moved to the folder .trash`;
+    state.runs = state.runs.filter(({ id, group }) => id !== detail && group !== detail);
+    state.also = new Set([...state.also].filter((id) => id !== detail && !id.startsWith(`${detail}/`)));
+    if (state.chosen === detail || state.chosen.startsWith(`${detail}/`)) choose(first(state.runs));
+    else changed();
+  });
   watched = [...shownIds()].join("|");
   draw(true);
   form.estimate();
 }
 
-/** What is shown to who comes without a link: what trains, else what was trained last with probes. */
+/** What is shown to who comes without a link: what trains, else what waits to go on, else the newest with something to see. */
 function first(runs) {
-  const own = runs.at(-1).id;
-  const alive = runs.find((run) => LIVING.has(run.state) && !run.group);
-  return (alive ?? runs.find((run) => !run.group && run.state !== "unreadable"))?.id ?? own;
+  const some = runs.filter((run) => !run.group && run.id !== OWN.id);
+  const found = some.find((run) => LIVING.has(run.state)) ?? some.find((run) => run.state === "paused" || run.state === "interrupted");
+  return (found ?? some.find((run) => run.step > 0 && run.state !== "unreadable"))?.id ?? OWN.id;
+}
+
+/** Why a run that trains has no buttons. */
+const elsewhere = ({ state, can, host }) =>
+  LIVING.has(state) && !can?.length && !host && state !== "stopping" ? "started in a terminal: Ctrl-C there pauses it" : "";
+
+/** The way to Inspect, for a run that has heads and has learnt. */
+function fillLink(link, id, run) {
+  const has = id === OWN.id || Boolean(run?.head.about?.attention && run.head.step && run.head.state !== "unreadable");
+  link.hidden = !has;
+  link.href = `inspect?${new URLSearchParams({ item: id })}`;
 }
 
 function noProbes(run) {
   const { about = {}, state } = run?.head ?? {};
   if (!about.model) return "";
-  if (about.probes && about.layers) return LIVING.has(state) ? "The first probe comes after its second step." : "It has no probes.";
-  if (about.probes === 0) return "Rungs of a ladder are trained without probes, so that their times compare. Train one by itself to watch its attention form.";
-  return "It has no attention to watch.";
+  if (!about.attention) return "It has no attention to watch.";
+  if (about.probes) return LIVING.has(state) ? "The first probe comes after its second step." : "It has no probes.";
+  return "It was trained without probes, as a ladder's rungs are in a terminal. Of one that is started here, attention can be watched.";
 }
 
 const setText = (element, text) => {
@@ -221,6 +260,8 @@ function lay(main) {
     read: makeElement("p", { class: "read" }),
     sub: makeElement("p", { class: "sub" }),
     acts: made("span", "acts"),
+    inspect: makeElement("a", { text: "Look inside it", hidden: true }),
+    ladder: makeElement("section", { class: "rungs", "aria-label": "The ladder, rung by rung", hidden: true }),
     reason: makeElement("p", { class: "problem", role: "alert", hidden: true }),
     form: makeElement("section", { class: "form", "aria-label": "Train a model" }),
     chart: makeElement("section", { class: "losses", "aria-label": "Losses" }),
@@ -233,9 +274,9 @@ function lay(main) {
   parts.attention = makeElement("section", { class: "attention", "aria-label": "Attention as it forms", hidden: true },
     makeElement("h2", { text: "Attention as it forms, on a passage it has not learnt" }), parts.timeline, parts.heads);
   main.append(
-    makeElement("h1", { class: "unseen", text: "Train" }), parts.lost, parts.form, parts.read,
-    made("div", "standing", parts.sub, parts.acts), parts.reason,
-    made("div", "watch", parts.chart, parts.runs), parts.attention, parts.none, parts.samples,
+    makeElement("h1", { class: "qkv-unseen", text: "Train" }), parts.lost, parts.form, parts.read,
+    made("div", "standing", parts.sub, parts.acts, parts.inspect), parts.reason,
+    made("div", "watch", parts.chart, parts.runs), parts.ladder, parts.attention, parts.none, parts.samples,
   );
   return parts;
 }

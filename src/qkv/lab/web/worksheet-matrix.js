@@ -15,6 +15,7 @@ const MOVES = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowD
  * @property {string} axes "4 tokens × 2 channels"
  * @property {string} tone the class of its hue: q, k, v or nothing
  * @property {boolean} [turned] rows and columns change places, as of kᵀ
+ * @property {boolean} [stays] whether Enter leaves the cell chosen, not the one below it
  * @property {boolean} [copy] whether it stands elsewhere too
  * @property {(at: number) => string} rowName
  * @property {(at: number) => string} colName
@@ -180,7 +181,8 @@ export class MatrixView {
     this.cells[row][col].classList.remove("editing");
     if (!keep) back();
     this.update();
-    if (focused) this.cells[onward && row + 1 < this.cells.length ? row + 1 : row][col].focus();
+    const next = onward && !this.props.stays && row + 1 < this.cells.length;
+    if (focused) this.cells[next ? row + 1 : row][col].focus();
   }
 
   /** Write the numbers as they are now. */

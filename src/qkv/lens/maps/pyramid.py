@@ -23,7 +23,15 @@ from torch import Tensor
 
 from qkv.errors import QkvError
 from qkv.lens.maps.pooling import How, blocks_of, check_block, pool_again, pool_keys, pool_queries
-from qkv.lens.maps.sweep import TILE_ROWS, Sweep, Tile, expected_sums, finite, precision
+from qkv.lens.maps.sweep import (
+    TILE_ROWS,
+    CancelledError,
+    Sweep,
+    Tile,
+    expected_sums,
+    finite,
+    precision,
+)
 
 if TYPE_CHECKING:
     from qkv.lens.maps.head import Head
@@ -41,10 +49,6 @@ FINEST = 16
 STEP = 4
 # The largest weight of a block in which nothing is allowed; others are never negative.
 FORBIDDEN = -1.0
-
-
-class CancelledError(QkvError):
-    """A pass over a map that was told to stop."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,10 +25,22 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from qkv.errors import QkvError
+from qkv.lens.threads import is_unwanted
+
 if TYPE_CHECKING:
     from qkv.lens.maps.head import Head
 
-__all__ = ["Sweep", "Tile", "expected_sums", "finite", "log_sum_exp", "plainly", "precision"]
+__all__ = [
+    "CancelledError",
+    "Sweep",
+    "Tile",
+    "expected_sums",
+    "finite",
+    "log_sum_exp",
+    "plainly",
+    "precision",
+]
 
 Array: TypeAlias = "np.ndarray[Any, Any]"
 Result = TypeVar("Result")
@@ -43,6 +55,10 @@ THREADED_CELLS = 2**18
 MOST_THREADS = 8
 # Beyond this bound on |q·k|, fp32's rounding of a score would move a weight by over 1e-5.
 LARGE_SCORE = 128.0
+
+
+class CancelledError(QkvError):
+    """A pass over a map that was told to stop."""
 
 
 class Tile(NamedTuple):
@@ -137,7 +153,20 @@ class Sweep:
         """Each strip in order, with what `work` makes of it, in as many threads as torch has.
 
         `work` reads its strip by `scores` or `weights` and touches nothing that others write.
+
+        Raises:
+            CancelledError: where nobody waits any more (`qkv.lens.threads.while_wanted`).
         """
+        for number, found in enumerate(self._each(work, strips)):
+            if number and is_unwanted():
+                raise CancelledError(
+                    "a sweep that nobody waits for", "somebody who does", "ask again"
+                )
+            yield found
+
+    def _each(
+        self, work: Callable[[range], Result], strips: Sequence[range] | None
+    ) -> Iterator[tuple[range, Result]]:
         strips = list(self.strips()) if strips is None else strips
         threads = min(torch.get_num_threads(), len(strips), MOST_THREADS)
         if threads == 1 or len(self.rows) * len(self.cols) < THREADED_CELLS:

@@ -113,11 +113,7 @@ class _Recorder(Watcher):
             return
         layer, row = self._awaiting
         with torch.no_grad(), torch._C.DisableTorchFunction():
-            if (
-                x.shape[-1] == len(row)
-                and row.any()
-                and torch.equal(x.detach().reshape(-1, len(row))[0], row)
-            ):
+            if x.shape[-1] == row.numel() and _given(x.detach().reshape(-1, *row.shape)[0], row):
                 layer.w_o = weight.detach().clone()
                 self._awaiting = None
 
@@ -178,12 +174,18 @@ class _Recorder(Watcher):
 
 
 def _first_row(result: Any, call: Call) -> Tensor:
-    """The first token's mixed values of all heads, one after another, as W_O is given them."""
+    """The first token's mixed values of each head, (H, Cv), as W_O is given them."""
     mixed = (result[0] if isinstance(result, tuple) else result).detach()
     if call.heads_first:
         mixed = mixed.reshape(-1, call.q.shape[1], call.q.shape[2], mixed.shape[-1])[:, :, 0]
-    first: Tensor = mixed.reshape(-1, call.q.shape[1], mixed.shape[-1])[0].flatten()
+    first: Tensor = mixed.reshape(-1, call.q.shape[1], mixed.shape[-1])[0]
     return first
+
+
+def _given(found: Tensor, row: Tensor) -> bool:
+    """Whether a row of mixed values is this one, but for heads that an edit left out."""
+    kept = found.any(-1)
+    return bool(kept.any()) and torch.equal(found[kept], row[kept])
 
 
 def _across(call: Call, place: Place) -> bool:

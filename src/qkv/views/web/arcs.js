@@ -23,6 +23,7 @@
  * @property {(place: number) => void} [onChoose]
  * @property {(pins: number[]) => void} [onPins]
  * @property {(direction: "out" | "in") => void} [onDirection]
+ * @property {(error: Error) => void} [onProblem] weights did not come
  */
 
 const ARCS_OF_ONE = 8;
@@ -193,7 +194,7 @@ export function mountArcs(element, props) {
     }
     const same = ["source", "chosen", "pins", "direction", "places"].every((name) => state[name] === before[name]);
     if (same && looks.length) show();
-    else look();
+    else look().catch((error) => state.onProblem?.(error));
   }
 
   const unwatch = watchWidth(body, draw);

@@ -32,6 +32,10 @@
  * @property {(row: number, col: number) => void} [onCursor] a cell was chosen
  * @property {(log: boolean) => void} [onLog] the scale was chosen
  * @property {(how: string) => void} [onHow] the pooling was chosen
+ * @property {View} [view] the part to begin with
+ * @property {(view: View, shown: {rows: [number, number], cols: [number, number]}) => void} [onView]
+ *   another part is shown: its queries and keys, [first, last + 1)
+ * @property {(error: Error) => void} [onProblem] weights did not come
  */
 
 const LARGEST_CELL = 64;
@@ -48,8 +52,10 @@ export function mountMap(element, props) {
   let width = 0;
   let hover = null;
   let frame = null;
-  const view = { x: 0, y: 0, zoom: 1 };
-  let tiles = keepTiles(state.source, () => schedule());
+  const view = { x: 0, y: 0, zoom: 1, ...props.view };
+  let told = "";
+  const failed = (error) => state.onProblem?.(error);
+  let tiles = keepTiles(state.source, () => schedule(), failed);
   let asked = 0;
   let drawing = 0;
 
@@ -85,6 +91,8 @@ export function mountMap(element, props) {
 
   const ratio = () => window.devicePixelRatio || 1;
   const size = () => cellSize(frame, view, ratio());
+  /** How cells are pooled: as was chosen, where the source can. */
+  const how = () => (state.source.hows.includes(state.how) ? state.how : state.source.hows[0]);
 
   function layout() {
     const { source, tracks, labels } = state;
@@ -122,14 +130,14 @@ export function mountMap(element, props) {
     const shownHeight = Math.min(frame.plotHeight, (source.rows - view.y) * cell.y);
     context.rect(frame.left, frame.top, shownWidth, shownHeight);
     context.clip();
-    tiles.paint(context, frame, view, cell, { theme, log: state.log, how: state.how, ratio: ratio() });
+    tiles.paint(context, frame, view, cell, { theme, log: state.log, how: how(), ratio: ratio() });
     context.restore();
     drawNumbers(context, frame, view, cell, source, state);
     const rows = { axis: "y", start: view.y, size: cell.y, count: source.rows, labels: labels.queries, places: labels.places };
     const cols = { axis: "x", start: view.x, size: cell.x, count: source.cols, labels: labels.keys };
     drawEdge(context, { ...edge, ...rows, marked: cursor && cursor[0] });
     drawEdge(context, { ...edge, ...cols, marked: cursor && cursor[1] });
-    if (state.tracks) drawTracks(context, colors, rows, cols);
+    if (state.tracks) drawTracks(context, frame, rows, cols, state);
     if (cursor) drawCursor(context, frame, view, cell, cursor, colors);
     if (canvas.matches(":focus-visible")) {
       context.strokeStyle = colors.ink;
@@ -146,41 +154,18 @@ export function mountMap(element, props) {
         cell.y + 1,
       );
     }
+    tellView(cell);
   }
 
-  function drawTracks(context, colors, rows, cols) {
-    const { tracks, cursor, log, source } = state;
-    const mostEntropy = Math.log(Math.max(2, source.cols));
-    let [least, most] = [Infinity, 0];
-    for (const value of tracks.received) {
-      if (value > 0) least = Math.min(least, value);
-      most = Math.max(most, value);
-    }
-    // A sink that takes hundreds of times the others' share would else leave them no height.
-    const floor = Math.max(least, most / 1e4) / 1.5;
-    const grow = (value) => {
-      const part = log ? Math.log(value / floor) / Math.log(most / floor) : value / most;
-      return Number.isFinite(part) ? Math.max(0, Math.min(1, part)) : 0;
-    };
-    const ceiling = tracks.count ? Float32Array.from(tracks.count, (n) => Math.log(Math.max(1, n))) : null;
-    drawTrack(context, {
-      ...cols, frame, values: tracks.received, even: tracks.even ?? null, scale: grow,
-      color: colors.k, ink: colors.soft, marked: cursor && cursor[1],
+  function tellView(cell) {
+    const now = `${view.x} ${view.y} ${view.zoom}`;
+    if (now === told) return;
+    told = now;
+    const { rows, cols } = state.source;
+    state.onView?.({ ...view }, {
+      rows: shownRange(view.y, cell.y, frame.plotHeight, rows),
+      cols: shownRange(view.x, cell.x, frame.plotWidth, cols),
     });
-    drawTrack(context, {
-      ...rows, frame, values: tracks.entropy, even: ceiling, scale: (nats) => nats / mostEntropy,
-      color: colors.q, ink: colors.soft, marked: cursor && cursor[0],
-    });
-    if (frame.width < 440) return;
-    context.save();
-    context.translate(8, frame.top + Math.min(frame.plotHeight, frame.height));
-    context.rotate(-Math.PI / 2);
-    context.font = `13px ${SANS}`;
-    context.fillStyle = colors.q;
-    context.textAlign = "left";
-    context.textBaseline = "middle";
-    context.fillText("entropy", 0, 0);
-    context.restore();
   }
 
   function schedule() {
@@ -248,8 +233,8 @@ export function mountMap(element, props) {
     const { cursor, source, labels } = state;
     if (!cursor) return;
     legend.update({ uniform: source.uniform?.(cursor[0]) ?? null });
-    const reading = await source.read(cursor[0], cursor[1]);
-    if (cursor !== state.cursor || source !== state.source) return;
+    const reading = await Promise.resolve(source.read(cursor[0], cursor[1])).catch(failed);
+    if (!reading || cursor !== state.cursor || source !== state.source) return;
     live.textContent = spokenCell(labels, cursor[0], cursor[1], reading);
   }
 
@@ -260,8 +245,8 @@ export function mountMap(element, props) {
       return;
     }
     const count = (asked += 1);
-    const reading = await source.read(cell[0], cell[1]);
-    if (count !== asked || source !== state.source) return;
+    const reading = await Promise.resolve(source.read(cell[0], cell[1])).catch(failed);
+    if (!reading || count !== asked || source !== state.source) return;
     const [row, col] = cell;
     tip.replaceChildren(
       makeElement("span", { class: "qkv-q", text: spokenQuery(labels, row) }),
@@ -309,16 +294,17 @@ export function mountMap(element, props) {
     state = { ...state, ...changes };
     if (state.source !== tiles.source) {
       tiles.end();
-      tiles = keepTiles(state.source, schedule);
+      tiles = keepTiles(state.source, schedule, failed);
       const { rows, cols } = before.source;
       if (rows !== state.source.rows || cols !== state.source.cols) Object.assign(view, { x: 0, y: 0, zoom: 1 });
     }
     if (changes.theme) applyTheme(root, state.theme);
     legend.update({ theme: state.theme, log: state.log, signed: Boolean(state.source.signed) });
-    tools.update({ log: state.log, how: state.how, hows: state.source.hows });
+    tools.update({ log: state.log, how: how(), hows: state.onHow ? state.source.hows : [] });
     canvas.setAttribute("aria-label", `${state.name}: who looks at whom`);
     if (width) layout();
-    if (changes.cursor) follow();
+    // Only a cell that is another: what is told again must not bring back what was panned away.
+    if (changes.cursor && String(changes.cursor) !== String(before.cursor)) follow();
     speak();
     // Drawn at once where the look changes: a page that is printed has no next frame.
     if (changes.theme) draw();

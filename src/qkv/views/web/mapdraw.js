@@ -232,6 +232,49 @@ export function drawTrack(context, track) {
 }
 
 /**
+ * Both edge tracks: what each key receives, and how spread out each row is.
+ * @param {CanvasRenderingContext2D} context
+ * @param {Frame} frame
+ * @param {object} rows as `drawEdge` takes an edge
+ * @param {object} cols
+ * @param {MapProps} props
+ */
+export function drawTracks(context, frame, rows, cols, { tracks, cursor, log, theme }) {
+  const colors = themeColors(theme);
+  const mostEntropy = Math.log(Math.max(2, cols.count));
+  let [least, most] = [Infinity, 0];
+  for (const value of tracks.received) {
+    if (value > 0) least = Math.min(least, value);
+    most = Math.max(most, value);
+  }
+  // A sink that takes hundreds of times the others' share would else leave them no height.
+  const floor = Math.max(least, most / 1e4) / 1.5;
+  const grow = (value) => {
+    const part = log ? Math.log(value / floor) / Math.log(most / floor) : value / most;
+    return Number.isFinite(part) ? Math.max(0, Math.min(1, part)) : 0;
+  };
+  const ceiling = tracks.count ? Float32Array.from(tracks.count, (n) => Math.log(Math.max(1, n))) : null;
+  drawTrack(context, {
+    ...cols, frame, values: tracks.received, even: tracks.even ?? null, scale: grow,
+    color: colors.k, ink: colors.soft, marked: cursor && cursor[1],
+  });
+  drawTrack(context, {
+    ...rows, frame, values: tracks.entropy, even: ceiling, scale: (nats) => nats / mostEntropy,
+    color: colors.q, ink: colors.soft, marked: cursor && cursor[0],
+  });
+  if (frame.width < 440) return;
+  context.save();
+  context.translate(8, frame.top + Math.min(frame.plotHeight, frame.height));
+  context.rotate(-Math.PI / 2);
+  context.font = `13px ${SANS}`;
+  context.fillStyle = colors.q;
+  context.textAlign = "left";
+  context.textBaseline = "middle";
+  context.fillText("entropy", 0, 0);
+  context.restore();
+}
+
+/**
  * The cursor: its cell outlined, its row in the colour of q, its column in that of k.
  * @param {CanvasRenderingContext2D} context
  * @param {Frame} frame

@@ -1,5 +1,5 @@
 // What hands do to a map: wheel, drag, pinch, keys, and the buttons beneath it.
-// needs: core
+// needs: core, hint
 
 /**
  * Listen to a map's canvas.
@@ -114,6 +114,11 @@ export function mountChoices(label, choices, onChoose) {
 export function mountMapTools(element, on) {
   const scale = mountChoices("Scale", [[true, "log"], [false, "linear"]], on.onLog);
   const pooling = mountChoices("Pooling", [["max", "max"], ["sum", "sum"]], on.onHow);
+  const meanings = [
+    "Where cells share a pixel it shows the largest of their weights: a single strong one stays in sight.",
+    "Where cells share a pixel it shows what its queries, on average, give to all of its keys together.",
+  ];
+  pooling.root.querySelectorAll("button").forEach((button, at) => explain(button, meanings[at]));
   const button = (text, label, factor) =>
     makeElement("button", { type: "button", text, "aria-label": label, onclick: () => on.onZoom(factor) });
   const zoom = makeElement("div", { class: "qkv-choices", role: "group", "aria-label": "Zoom" },

@@ -72,8 +72,9 @@ export function shownRange(start, size, length, count) {
  * Tiles of one source.
  * @param {MapSource} source
  * @param {() => void} onTile a tile has come
+ * @param {(error: Error) => void} onProblem one did not
  */
-export function keepTiles(source, onTile) {
+export function keepTiles(source, onTile, onProblem) {
   const tiles = new Map();
 
   function ask(level, row, col, how) {
@@ -97,7 +98,10 @@ export function keepTiles(source, onTile) {
         onTile();
       },
       // Forgotten, so that it is asked for again when it is next looked at.
-      () => tiles.get(key) === tile && tiles.delete(key),
+      (error) => {
+        if (tiles.get(key) === tile) tiles.delete(key);
+        if (!stop.signal.aborted) onProblem(error);
+      },
     );
     return tile;
   }

@@ -26,10 +26,11 @@ export async function mountPage(element, payload, onTheme) {
   const columnOf = (entry) => columns.find((column) => entry.kind && entry.kind.startsWith(column.name));
   let state = {
     head: first.name,
-    cursor: startCursor(first),
+    // A page that was saved while something was looked at begins there.
+    cursor: header.cell ?? startCursor(first),
     direction: "out",
     pins: [],
-    log: true,
+    log: header.log ?? true,
     sort: { column: (columnOf(first) ?? columns.find((column) => column !== lifts) ?? columns[0])?.name ?? null, down: columns.length > 0 },
     ordered: false,
     theme: /** @type {Theme} */ (prefers.matches ? "dark" : "light"),

@@ -1,5 +1,5 @@
 // A table of heads and their scores, sorted by any of them.
-// needs: core
+// needs: core, hint
 
 /**
  * @typedef {object} ScoreColumn one score of every head, in the order of the heads
@@ -78,17 +78,30 @@ export function mountScores(element, props) {
   element.append(root);
   const rows = new Map();
 
+  /** Headings by name, the same elements as long as there is such a column. */
+  const headings = new Map();
+
+  function heading(name, column = null) {
+    if (!headings.has(name)) {
+      const button = makeElement("button", { type: "button", text: name ?? "head", onclick: () => resort(name) });
+      if (column) explain(button, columnWords(column));
+      const arrow = makeElement("span", { class: "qkv-arrow", "aria-hidden": "true" });
+      headings.set(name, { arrow, cell: makeElement("th", { scope: "col", class: name === null ? "" : "qkv-number" }, button, arrow) });
+    }
+    const { sort } = state;
+    const { cell, arrow } = headings.get(name);
+    const sorted = sort.column === name;
+    cell.setAttribute("aria-sort", sorted ? (sort.down ? "descending" : "ascending") : "none");
+    arrow.hidden = !sorted;
+    arrow.textContent = sort.down ? "↓" : "↑";
+    return cell;
+  }
+
   function header() {
-    const { columns, sort } = state;
-    const cell = (name, text) => {
-      const sorted = sort.column === name;
-      const button = makeElement("button", { type: "button", text, onclick: () => resort(name) });
-      const arrow = sorted ? makeElement("span", { class: "qkv-arrow", "aria-hidden": "true", text: sort.down ? "↓" : "↑" }) : null;
-      const direction = sorted ? (sort.down ? "descending" : "ascending") : "none";
-      return makeElement("th", { scope: "col", "aria-sort": direction, class: name === null ? "" : "qkv-number" }, button, arrow);
-    };
     head.replaceChildren(
-      makeElement("tr", {}, cell(null, "head"), state.kinds ? makeElement("td", { text: "kind" }) : null, ...columns.map((column) => cell(column.name, column.name)), makeElement("td")),
+      makeElement("tr", {}, heading(null), state.kinds ? makeElement("td", { text: "kind" }) : null, 
+        // The bar stands beside the score that it is of.
+        ...state.columns.flatMap((column) => [heading(column.name, column), column.name === state.sort.column ? makeElement("td") : null])),
     );
   }
 
@@ -113,6 +126,8 @@ export function mountScores(element, props) {
 
   function fill() {
     const { columns, heads, sort } = state;
+    // What moves, and what is made anew, loses the keyboard: it is given back by name.
+    const held = table.contains(document.activeElement) ? document.activeElement : null;
     rows.clear();
     header();
     const sorted = columns.find((column) => column.name === sort.column) ?? null;
@@ -124,8 +139,10 @@ export function mountScores(element, props) {
         const row = makeElement("tr", { title: kind || null },
           makeElement("th", { scope: "row" }, button),
           state.kinds ? makeElement("td", { class: "qkv-kind", text: kind || "" }) : null,
-          ...columns.map((column) => makeElement("td", { class: "qkv-number", text: briefNumber(column.values[at]) })),
-          makeElement("td", {}, sorted ? bar(sorted, at, most) : null),
+          ...columns.flatMap((column) => [
+            makeElement("td", { class: "qkv-number", text: briefNumber(column.values[at]) }),
+            column === sorted ? makeElement("td", { class: "qkv-bars" }, bar(sorted, at, most)) : null,
+          ]),
         );
         rows.set(name, row);
         return row;
@@ -133,6 +150,7 @@ export function mountScores(element, props) {
     );
     words.textContent = sorted ? columnWords(sorted) : "";
     caption.textContent = state.caption;
+    if (held && held !== document.activeElement) (held.isConnected ? held : rows.get(held.textContent)?.querySelector("button"))?.focus();
   }
 
   function markChosen() {
@@ -146,7 +164,10 @@ export function mountScores(element, props) {
     const before = state;
     state = { ...state, ...changes };
     if (changes.theme) applyTheme(root, state.theme);
-    if (!rows.size || ["heads", "columns", "sort"].some((name) => state[name] !== before[name])) fill();
+    const same = (name) => state[name].length === before[name].length && state[name].every((one, at) => one === before[name][at]);
+    const { sort } = before;
+    const sorted = state.sort.column === sort.column && state.sort.down === sort.down;
+    if (!rows.size || !sorted || !same("heads") || !same("columns")) fill();
     markChosen();
   }
   adoptStyles(root);

@@ -1,15 +1,15 @@
 // Why this weight: what is known of a cell, of its row and of its key; its arithmetic where given.
-// needs: core
+// needs: core, hint
 
 /**
  * @typedef {object} Arithmetic how one weight comes about, computed in Python
- * @property {{channel: number, q: number, k: number, product: number}[]} terms the largest
- * @property {{count: number, sum: number}} rest the smaller ones
+ * @property {{channel: number, q: number, k: number, product: number}[]} terms the largest first
  * @property {{name: string, value: number | null, text?: string}[]} steps from q·k on, in order
- * @property {number} exponent what the log-sum-exp is taken from
- * @property {{value: number, mixed: number, output?: number} | null} adds lengths: of the value, of
- *   the weight times it, and of that behind W_O
- * @property {{kind: string, rows: {name: string, run: number, exact: number}[]}} precise
+ * @property {number | null} exponent what the log-sum-exp is taken from; null for −∞
+ * @property {{value: number, mixed: number, output?: number, left_out?: boolean} | null} adds
+ *   lengths: of the value, of the weight times it, and of that behind W_O
+ * @property {{kind: string, rows: {name: string, run: number, exact: number}[]} | null} precise null
+ *   where masked
  *
  * @typedef {object} WhyProps
  * @property {Labels} labels
@@ -26,6 +26,17 @@
  * @property {(row: number, col: number) => void} [onCursor]
  */
 
+/** So many terms of q·k are listed at once; the others are a click away. */
+const SHOWN_TERMS = 7;
+const OUTPUT_WORDS =
+  "W_O is the matrix that turns what a head mixed into what it adds to the model's own vector of this token. " +
+  "The number is the length of this key's part in that: weight × v × W_O.";
+/** A product below this is written as .00: it has no bar, however small the others are. */
+const LEAST_PRODUCT = 0.005;
+/** How far the weight may be off that an exponential gives as it is written. */
+const OFF = 0.01;
+const MOST_PLACES = 6;
+
 /**
  * Mount the reasons.
  * @param {HTMLElement} element
@@ -34,6 +45,8 @@
  */
 export function mountWhy(element, props) {
   let state = { ...props };
+  /** Whether the smaller terms are listed too. */
+  let every = false;
   const root = makeElement("div", { class: "qkv-why" });
   element.append(root);
 
@@ -63,41 +76,67 @@ export function mountWhy(element, props) {
     return makeElement("table", {}, makeElement("tbody", {}, ...rows));
   }
 
-  /** Every term of q·k, and what becomes of their sum. */
-  function arithmeticTable({ terms, rest, steps, exponent, adds }) {
+  /** Every term of q·k, the smaller ones when they are asked for, and what becomes of their sum. */
+  function arithmeticTable({ terms, steps, exponent, adds }) {
     const number = (value, color = "") => makeElement("td", { class: `qkv-number ${color}`, text: briefNumber(value) });
     const most = Math.max(...terms.map((term) => Math.abs(term.product)));
-    const heading = ["channel", "q", "k", "q·k", ""].map((text, at) =>
+    const share = (product) => (Math.abs(product) < LEAST_PRODUCT ? 0 : Math.abs(product) / most);
+    const columns = ["channel", "q", "k", "q·k", ""].map((text, at) =>
       makeElement("th", { scope: "col", class: ["", "qkv-number qkv-q", "qkv-number qkv-k", "qkv-number", ""][at], text }),
     );
     const bar = (product) => {
       const fill = makeElement("i", { class: product < 0 ? "qkv-negative" : "" });
-      fill.style.width = `${(Math.abs(product) / most) * 100}%`;
+      fill.style.width = `${share(product) * 100}%`;
       return makeElement("td", {}, makeElement("span", { class: "qkv-bar", "aria-hidden": "true" }, fill));
     };
-    const wide = (words, value, mark) =>
-      makeElement("tr", { class: mark }, makeElement("th", { scope: "row", colspan: "3", text: words }), makeElement("td", { class: "qkv-number", text: value }), makeElement("td"));
+    const wide = (words, value, mark = "") =>
+      makeElement("tr", { class: mark }, makeElement("th", { scope: "row", colspan: "3" }, words), makeElement("td", { class: "qkv-number", text: value }), makeElement("td"));
+    const term = ({ channel, q, k, product }) =>
+      makeElement("tr", {}, makeElement("th", { scope: "row", text: String(channel) }), number(q, "qkv-q"), number(k, "qkv-k"), number(product), bar(product));
+    const smaller = terms.slice(SHOWN_TERMS);
+    const rest = smaller.reduce((sum, { product }) => sum + product, 0);
     return makeElement("table", {},
-      makeElement("thead", {}, makeElement("tr", {}, ...heading)),
+      makeElement("thead", {}, makeElement("tr", {}, ...columns)),
       makeElement("tbody", {},
-        ...terms.map(({ channel, q, k, product }) =>
-          makeElement("tr", {}, makeElement("th", { scope: "row", text: String(channel) }), number(q, "qkv-q"), number(k, "qkv-k"), number(product), bar(product)),
-        ),
-        rest.count ? wide(`${rest.count} smaller terms`, briefNumber(rest.sum)) : null,
+        ...terms.slice(0, SHOWN_TERMS).map(term),
+        smaller.length ? wide(smallerButton(smaller.length), briefNumber(rest)) : null,
+        ...(every ? smaller.map(term) : []),
         ...steps.map(({ name, value, text }, at) => wide(name, text ?? briefNumber(value), at === 0 ? "qkv-rule" : "")),
-        wide(`exp(${briefNumber(exponent)} − ${briefNumber(steps.at(-1).value)}) = weight`.replace("− −", "+ "), readingWords(state.reading), "qkv-sum"),
+        wide(weightWords(exponent, steps.at(-1)), state.reading.allowed ? readingWords(state.reading) : "0", "qkv-sum"),
         ...(adds ? addsRows(adds, wide) : []),
       ),
     );
   }
 
+  const smallerButton = (count) =>
+    makeElement("button", {
+      type: "button",
+      "aria-expanded": String(every),
+      text: `${count} smaller ${count === 1 ? "term" : "terms"}`,
+      onclick: () => {
+        every = !every;
+        update({});
+      },
+    });
+
+  /** The exponential that ends in the weight: exp(3.10 − 4.20). */
+  function weightWords(exponent, { value }) {
+    if (exponent === null || !state.reading.allowed) return "exp(−∞) = weight";
+    // In so many places that it can be worked out again: of near numbers two tell nothing.
+    let places = 2;
+    const rounded = (number) => Number(number.toFixed(places));
+    while (places < MOST_PLACES && Math.abs(Math.expm1(rounded(exponent) - rounded(value) - (exponent - value))) > OFF) places += 1;
+    const written = (number) => (Math.abs(number) < 100 || places > 2 ? number.toFixed(places).replace(/^(-?)0\./, "$1.").replace("-", "−") : briefNumber(number));
+    return `exp(${written(exponent)} − ${written(value)}) = weight`.replace("− −", "+ ");
+  }
+
   /** What the weight adds to the output, as lengths of vectors. */
-  function addsRows({ value, mixed, output }, wide) {
-    const length = (number) => (number < 0.005 ? briefWeight(number) : briefNumber(number));
+  function addsRows({ value, mixed, output, left_out: leftOut }, wide) {
+    const length = (number) => (number !== 0 && number < 0.005 ? briefWeight(number) : briefNumber(number));
     return [
       wide("× the length of v", length(value), "qkv-v"),
-      wide("= added to the head's mix", length(mixed), ""),
-      output === undefined ? null : wide("behind W_O, to the output", length(output), ""),
+      wide(leftOut ? "the head is left out: added to its mix" : "= added to the head's mix", leftOut ? "0" : length(mixed)),
+      output === undefined ? null : wide(explain(makeElement("span", { text: "behind W_O, to the output" }), OUTPUT_WORDS), leftOut ? "0" : length(output)),
     ].filter(Boolean);
   }
 

@@ -165,6 +165,7 @@ export async function mountWidget(model, element) {
   const map = mountMap(parts.map, {
     source: shown.source, name: shown.name, labels: labelsOf(shown.layer), cursor: cursorNow(), tracks: shown.tracks,
     theme, log: model.get("log"), onCursor: setCursor, onLog: (log) => save({ log }),
+    onHow: (how) => map.update({ how }), onProblem: (error) => failed(error),
   });
   const why = mountWhy(parts.why, { theme, onCursor: setCursor });
   let arcs = null;
@@ -180,6 +181,7 @@ export async function mountWidget(model, element) {
       onChoose: chooseToken,
       onPins: (now) => ((pins = now), showArcs()),
       onDirection: (now) => ((direction = now), (pins = []), showArcs()),
+      onProblem: (error) => failed(error),
     };
     parts.arcs.hidden = keys.size > LISTED_TOKENS;
     if (parts.arcs.hidden) return;
