@@ -114,7 +114,7 @@ def test_every_figure_reads_itself_aloud(
 
 def test_a_figure_that_there_is_none_of_is_told(figure: Callable[..., Any]) -> None:
     page = figure("nothing")
-    assert "got the figure “nothing”" in page.locator(".problem").inner_text()
+    assert "figure “nothing”" in page.locator(".problem").inner_text()
 
 
 def test_the_future_is_erased_whatever_its_score(figure: Callable[..., Any]) -> None:

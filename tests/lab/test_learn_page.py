@@ -258,7 +258,7 @@ def test_a_step_is_checked_in_the_line_and_its_mistake_named(visit: Visit) -> No
 
 def test_an_address_that_leads_nowhere_is_told(visit: Visit) -> None:
     page = visit("learn?section=nothing", allowed="status of 400")
-    assert "the section 'nothing'" in page.locator("[role=alert]").inner_text()
+    assert "section 'nothing'" in page.locator("[role=alert]").inner_text()
     page.locator(".contents a").first.click()
     page.wait_for_selector("article.look-back")
 

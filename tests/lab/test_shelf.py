@@ -18,6 +18,7 @@ from qkv.errors import ConfigError
 from qkv.lab.rooms import Lab
 from qkv.lab.security import Guard, Keys
 from qkv.lab.server import create_app
+from qkv.lab.catalogue import Catalogue
 from qkv.lab.shelf import Shelf
 
 Ask = Callable[..., Any]
@@ -132,12 +133,12 @@ def test_names_that_are_no_text_are_listed_and_found(client: TestClient, tmp_pat
         (tmp_path / "place" / os.fsdecode(name)).write_bytes(b"x")
     listed = client.get("/api/items").json()[1:]
     assert [(item["kind"], item["id"]) for item in listed] == [
-        ("trace", "0/ü b&c?#%2e.safetensors"),
-        ("model", "0/\udce9.gguf"),
+        ("trace", "place/ü b&c?#%2e.safetensors"),
+        ("model", "place/\udce9.gguf"),
     ]
-    shelf = Shelf([tmp_path / "place"])
+    catalogue = Catalogue(Shelf([tmp_path / "place"]))
     for item in listed:
-        assert shelf.find(item["id"]).title == item["title"]
+        assert catalogue.find(item["id"]).title == item["title"]
 
 
 def test_what_kind_a_thing_is_is_told_by_its_files(tmp_path: Path) -> None:

@@ -64,7 +64,8 @@ WELCOME = """\
 
   [bold]qkv lab[/]       all of it in your browser: learn, look inside, train
   [bold]qkv demo[/]      train every model from bigram to Transformer, in a minute or two
-  [bold]qkv steps[/]     one step of attention, every number shown; [bold]qkv hand[/] lets you work it
+  [bold]qkv steps[/]     one step of attention, every number shown
+  [bold]qkv hand[/]      the same, worked by you: a wrong number is told its mistake
   [bold]qkv train[/]     one model on your own text:  qkv train --data notes.txt
 
 `qkv --help` lists the rest; every command has examples: `qkv train --help`."""
