@@ -15,10 +15,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from qkv.errors import ConfigError
+from qkv.lab.catalogue import Catalogue
 from qkv.lab.rooms import Lab
 from qkv.lab.security import Guard, Keys
 from qkv.lab.server import create_app
-from qkv.lab.catalogue import Catalogue
 from qkv.lab.shelf import Shelf
 
 Ask = Callable[..., Any]
