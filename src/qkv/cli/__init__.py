@@ -63,6 +63,7 @@ WELCOME = """\
 [bold]qkv[/] builds, trains and looks inside causal self-attention.
 
   [bold]qkv lab[/]       all of it in your browser: learn, look inside, train
+  [bold]qkv learn[/]     the guide in the terminal; then `qkv practice` and `qkv cards`
   [bold]qkv demo[/]      train every model from bigram to Transformer, in a minute or two
   [bold]qkv steps[/]     one step of attention, every number shown
   [bold]qkv hand[/]      the same, worked by you: a wrong number is told its mistake

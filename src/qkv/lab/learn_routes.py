@@ -98,6 +98,7 @@ def _section(name: str) -> dict[str, Any]:
         "title": entry.fields["title"],
         "html": as_html(text, terms=term_ids(library)),
         "asks": {asked: _ask(library, asked) for asked in asked_in(text)},
+        "exercise": next((e.id for e in library.exercises if e.fields["section"] == name), None),
         "worksheet": entry.fields.get("worksheet"),
         "inspect": entry.fields.get("inspect"),
     }

@@ -1,4 +1,4 @@
-"""The ladder: each rung is the one before it with one thing changed, and each fits a screen.
+"""The ladder, each rung a screenful: ways to gather the past, then attention part by part.
 
 Every rung maps token ids to logits for all positions, (B, T) -> (B, T, V); the loss lives
 outside. Names of axes: B batch, T tokens, D width, H heads, C head width, V vocabulary.

@@ -24,6 +24,7 @@ export async function mount(element, options) {
   const budget = String(options.budget ?? BUDGET);
   const wanted = [
     { name: "RNN", preset: "rnn", settings: { ...SHORT, width: "64" }, budget },
+    // One block of several heads, feed-forward and residuals: one head alone has learnt little so soon.
     { name: "attention", preset: "residual", settings: SHORT, budget },
   ];
   let tokens = [...(options.text ?? TEXT)];

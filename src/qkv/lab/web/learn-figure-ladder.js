@@ -7,7 +7,8 @@ import { fold, fresh, watchRuns } from "./learn-figure-training.js";
 import { LIVING, stateWords } from "./train-words.js";
 import { makeElement } from "./views.js";
 
-const BUDGET = "100000";
+/** At which the rungs stand in the order that the text tells. */
+const BUDGET = "1000000";
 const LOOK_MS = 1500;
 
 /**
@@ -31,7 +32,7 @@ export async function mount(element, options) {
   const body = makeElement("tbody");
   const sample = makeElement("pre");
   const note = makeElement("p", { class: "note" });
-  const start = makeElement("button", { type: "button", class: "action first", text: "Train the ladder, some minutes", onclick: () => begin(false) });
+  const start = makeElement("button", { type: "button", class: "action first", text: "Train the ladder, a minute or two", onclick: () => begin(false) });
   const anyway = makeElement("button", { type: "button", class: "action", text: "Train all the same", hidden: true, onclick: () => begin(true) });
   const stop = makeElement("button", { type: "button", class: "action", text: "Stop", hidden: true, onclick: () => halt() });
   const state = makeElement("span", { class: "soft", role: "status" });
@@ -71,7 +72,7 @@ export async function mount(element, options) {
   function draw() {
     const alive = ladder && (LIVING.has(ladder.state) || ladder.state === "waiting");
     start.hidden = Boolean(alive);
-    start.textContent = ladder ? "Train it again" : "Train the ladder, some minutes";
+    start.textContent = ladder ? "Train it again" : "Train the ladder, a minute or two";
     stop.hidden = !alive;
     state.textContent = alive ? `${stateWords(ladder.state)}, rung ${rungs.length} of ${ladder.steps || planned.length}` : "";
     const rows = rungs.length ? rungs : planned.map((name) => ({ id: name, title: titles.get(name), loss: null, sample: null }));
@@ -98,7 +99,7 @@ export async function mount(element, options) {
     note.textContent = rung ? `validation loss ${hundredths(rung.loss)}` : "";
     sample.replaceChildren(...(rung?.sample ? [makeElement("i", { text: rung.sample.prompt }), rung.sample.text.slice(0, 240)] : []));
     if (!rung) {
-      sentence.say(`${planned.length} rungs, each the one before it with one thing changed. None is trained here yet.`);
+      sentence.say(`${planned.length} rungs from a guess to a Transformer. None is trained here yet.`);
       return;
     }
     const before = told[told.indexOf(rung) - 1];

@@ -81,7 +81,7 @@ function drawFigure(figure, shell) {
 function makeFoot(section, { sections }) {
   const doors = [
     section.worksheet && [`worksheet?${section.worksheet}`, "Its numbers on the Worksheet"],
-    ["practice?mode=hand", "A step like it, by hand"],
+    [section.exercise ? `practice?mode=hand&exercise=${section.exercise}` : `practice?mode=hand&seed=${Math.floor(Math.random() * 1e6)}`, "A step like it, by hand"],
     section.inspect && [`inspect?${section.inspect}`, headWords(section.inspect)],
   ].filter(Boolean);
   const at = section.number - 1;
@@ -106,7 +106,9 @@ const CHANGED = [
 function headWords(address) {
   const query = new URLSearchParams(address);
   const changed = CHANGED.find(([name]) => query.has(name));
-  return changed ? changed[1] : `A trained head of this kind, ${query.get("head")}, in Inspect`;
+  if (changed) return changed[1];
+  const head = query.get("head");
+  return head ? `A trained head of this kind, ${head}, in Inspect` : "What trained heads do on this line, in Inspect";
 }
 
 const GAP = 24;

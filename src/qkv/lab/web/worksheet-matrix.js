@@ -175,11 +175,12 @@ export class MatrixView {
   end(keep, onward = false) {
     const { row, col, input, back } = this.editing;
     const { name } = this.props;
-    if (keep && parseNumber(input.value, name) === null && input.value.trim() !== "") this.props.onProblem(refusal(name, input.value));
+    const failed = parseNumber(input.value, name) === null;
+    if (keep && failed && input.value.trim() !== "") this.props.onProblem(refusal(name, input.value));
     const focused = document.activeElement === input;
     this.editing = null;
     this.cells[row][col].classList.remove("editing");
-    if (!keep) back();
+    if (!keep || failed) back();
     this.update();
     const next = onward && !this.props.stays && row + 1 < this.cells.length;
     if (focused) this.cells[next ? row + 1 : row][col].focus();
