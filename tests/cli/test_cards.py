@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,23 @@ def test_what_was_done_is_exported_and_merged(
     refused = command("cards", "import", file)
     assert refused.code == 2
     assert "line 1" in refused.err or ":2:" in refused.err
+
+
+def test_answers_with_other_line_ends_are_exported_and_imported(
+    command: Command, progress: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = "one\u2028two\x85three\x0cfour"
+    with Progress(progress) as kept:
+        kept.append("question", "why", 3, datetime.now(UTC), {"answer": answer})
+    file = tmp_path / "done.jsonl"
+    assert command("cards", "export", file).code == 0
+    monkeypatch.setenv("QKV_PROGRESS", str(tmp_path / "elsewhere.db"))
+    assert "1 new" in command("cards", "import", file).out
+    with Progress(tmp_path / "elsewhere.db") as kept:
+        assert kept.entries()[0].detail == {"answer": answer}
+    file.write_text("[" * 100_000)
+    refused = command("cards", "import", file)
+    assert (refused.code, "no JSON" in refused.err) == (2, True)
 
 
 def test_cards_are_printed_and_packed(command: Command, tmp_path: Path) -> None:

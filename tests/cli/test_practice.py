@@ -48,3 +48,14 @@ def test_one_section_alone(command: Command) -> None:
     refused = command("practice", "--section", "tails")
     assert refused.code == 2
     assert "weighted-sum" in refused.err
+
+
+def test_undo_takes_back_what_this_round_did_and_nothing_before(
+    command: Command, progress: Path
+) -> None:
+    command("cards", "suspend", "scale")
+    ended = command("practice", stdin="\n3\n\nu\n\nu\nq\n")
+    assert "undone: constraint" in ended.out
+    assert "nothing to undo" in ended.out
+    with Progress(progress) as kept:
+        assert [(entry.kind, entry.item) for entry in kept.entries()] == [("suspend", "scale")]

@@ -109,7 +109,7 @@ def test_a_length_that_is_too_large_or_none_is_refused(
 def test_a_body_that_goes_on_after_the_limit_is_refused(
     ask: Ask, app: Guard, signed: Any, path: str
 ) -> None:
-    parts = (b" " * 2**20,) * 5
+    parts = (b" " * 2**20,) * (LARGEST_BODY // 2**20 + 1)
     answer = ask(app, path, method="POST", headers=signed, body=parts)
     assert answer.status == 413
     assert "larger" in json.loads(answer.body)["error"]

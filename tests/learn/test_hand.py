@@ -263,3 +263,9 @@ def test_bad_answers_are_said_to_be() -> None:
         check(scaled, "scores", [1, 2])
     with pytest.raises(ConfigError, match="a stage 'roots'"):
         check(scaled, "roots", [1, 2])
+
+
+def test_the_same_numbers_worked_otherwise_are_no_other_mistake() -> None:
+    verdict = check(worked("scaled"), "scaled", [0.71, 2.13, 1.41])
+    assert verdict.right
+    assert verdict.says == "Right, but for rounding: .707, 2.121, 1.414."

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from qkv.cli import app
 from qkv.errors import QkvError
 from qkv.learn.library import CONTENT, check_library, load_library, own_library
+from qkv.learn.markdown import asked_in
 
 GOOD = """+++
 kind = "section"
@@ -102,6 +103,29 @@ def test_what_is_wrong_is_found_with_its_line(
     assert any(f"a.md:{line}: " in one and says in one for one in found), found
     with pytest.raises(QkvError):
         load_library(folder)
+
+
+def test_only_what_the_page_shows_as_asked_is_asked(folder: Path) -> None:
+    quoted = "~~~\n```ask nothing\n```\n~~~\n\n   ```ask why-not\n   ```"
+    (folder / "a.md").write_text(GOOD.replace("```ask why-mask\n```", quoted))
+    assert asked_in(quoted) == ["why-not"]
+    (fault,) = check_library(folder)
+    assert "a.md:17: ask 'why-not'" in str(fault)
+
+
+@pytest.mark.parametrize(
+    ("then", "places"),
+    [("a", ["a.md:44"]), ("b", ["a.md:51"]), ("c", []), ("", ["a.md:44"])],
+)
+def test_exercises_that_lead_back_are_refused(folder: Path, then: str, places: list[str]) -> None:
+    steps = {"a": then, "b": "a", "c": None}
+    text = GOOD + "\n"
+    for name, follows in steps.items():
+        text += f'+++\nkind = "exercise"\nid = "{name}"\nsection = "mask"\ntitle = "T"\n'
+        text += f'then = "{follows}"\n+++\n' if follows is not None else "+++\n"
+    (folder / "a.md").write_text(text)
+    found = [str(fault).split(": ")[0].rsplit("/")[-1] for fault in check_library(folder)]
+    assert found == places
 
 
 def test_all_faults_are_told_in_order(folder: Path) -> None:

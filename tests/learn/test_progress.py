@@ -215,3 +215,38 @@ def test_killed_at_any_moment_no_acknowledged_grade_is_lost(file: Path, full: bo
         assert acknowledged <= len(ratings) <= acknowledged + kills
         acknowledged = max(acknowledged, len(ratings))  # what wasn't said yet may be there too
     assert inside > kills // 2
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"detail": {"undoes": [1]}}, {"detail": {"undoes": 1}}, {"detail": {"undoes": True}},
+        {"rating": 10**30}, {"rating": -1}, {"rating": "3"}, {"rating": True}, {"id": [1]},
+        {"at": "0001-01-01T00:00:00+10:00"}, {"item": "\ud800"}, {"detail": {"answer": "\ud800"}},
+    ],
+)  # fmt: skip
+def test_a_line_that_no_export_holds_is_refused_in_one_line(
+    file: Path, told: dict[str, object]
+) -> None:
+    line = {"id": 1, "at": NOW.isoformat(), "kind": "card", "item": "a", "rating": 3, "detail": {}}
+    with Progress(file) as progress:
+        with pytest.raises(ProgressError, match=r"^got line 2, which is no entry") as refused:
+            progress.import_([line, {**line, **told}])
+        assert "\n" not in str(refused.value)
+        assert progress.entries() == []
+        assert progress.import_([line]) == 1
+
+
+def test_half_a_character_loses_no_grade(file: Path) -> None:
+    with Progress(file) as progress:
+        progress.append("question", "why", 3, NOW, {"answer": "so \ud83d"})
+        (entry,) = progress.entries()
+    assert (entry.rating, entry.detail) == (3, {"answer": "so ?"})
+
+
+def test_only_some_may_be_undone(file: Path) -> None:
+    with Progress(file) as progress:
+        first, second = (progress.append("card", item, 3, NOW) for item in "ab")
+        undone = [progress.undo(NOW, among=[first]) for _ in range(2)]
+        assert [entry and entry.item for entry in undone] == ["a", None]
+        assert [entry.id for entry in progress.entries()] == [second]

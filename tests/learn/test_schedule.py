@@ -97,7 +97,7 @@ def test_with_clocks_that_jump_no_interval_is_negative(rng: np.random.Generator)
             )
         )
         now = NOW + timedelta(hours=float(rng.normal(0, 400)))
-        times = [at for at, _ in settled(entries, now)]
+        times = [at for at, _ in settled(entries, now, "card")]
         assert times == sorted(times)
         assert all(at <= now for at in times)
         for item in ITEMS[:4]:
@@ -110,6 +110,28 @@ def test_a_clock_that_was_years_ahead_does_no_harm_for_years() -> None:
     ahead = NOW + timedelta(days=3_000)
     entries = log(("card", "a", 3, ahead), ("card", "a", 3, NOW), ("card", "b", 1, NOW))
     assert "a" in due(entries, ("a", "b"), NOW + timedelta(days=30)).due
+
+
+def test_cards_graded_by_a_clock_years_ahead_come_back() -> None:
+    ahead = NOW + timedelta(days=365 * 50)
+    entries = log(*(("card", item, 4, ahead) for item in ITEMS[:7]))
+    queue = due(entries, ITEMS, NOW)
+    assert (sorted(queue.due), queue.new) == (sorted(ITEMS[:7]), ITEMS[7:])
+    entries.append(LogEntry(8, NOW, "card", "a", 4))  # by a clock set right: they rest from here
+    assert due(entries, ITEMS, NOW + timedelta(days=1)).due == ()
+    assert set(due(entries, ITEMS, NOW + timedelta(days=9)).due) >= set(ITEMS[1:7])
+
+
+def test_a_clock_a_little_ahead_or_back_at_zero_for_a_moment_changes_nothing() -> None:
+    many = tuple(f"card-{at}" for at in range(40))
+    cards = [("card", item, 4, NOW) for item in many]
+    zero = datetime(1970, 1, 1, tzinfo=UTC)
+    later = NOW + timedelta(days=2)
+    for odd in (("read", "mask", 0, zero), ("card", "card-3", 4, zero)):
+        assert due(log(*cards, odd), many, later).items == ()
+        assert due(log(*cards, odd, ("card", "card-5", 4, later)), many, later).items == ()
+    soon = NOW + timedelta(hours=2)
+    assert due(log(*cards, ("card", "card-3", 4, soon)), many, NOW).items == ()
 
 
 def test_the_time_a_round_takes_is_measured_on_the_person() -> None:

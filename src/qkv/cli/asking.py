@@ -6,7 +6,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,7 @@ class Dialogue:
         new: how many may be begun in a day, unless the usual number.
         prompt: what is asked for before the back is shown.
         titles: the sections' by id.
+        written: the ids of what this round wrote into the log; nothing else is undone from it.
     """
 
     kind: str
@@ -54,6 +55,7 @@ class Dialogue:
     new: int | None
     prompt: str
     titles: dict[str, str]
+    written: list[int] = field(default_factory=list)
 
     def queue(self, progress: Progress) -> Queue:
         """Return what is to be done now."""
@@ -134,16 +136,17 @@ def _grade(
             rest = after(progress.entries(), entry.id, _now(), kind=dialogue.kind)[rating - 1]
             detail: dict[str, Any] = {"seconds": round(time.monotonic() - started, 1)}
             detail |= {"answer": answer} if answer else {}
-            progress.append(dialogue.kind, entry.id, rating, _now(), detail)
+            written = progress.append(dialogue.kind, entry.id, rating, _now(), detail)
+            dialogue.written.append(written)
             # Said once it is on the disk, and not before.
             _say(f"{named[rating - 1]}: again in {until(rest)}", style="dim")
             return 1
         if word == "u":
-            undone = progress.undo(_now(), kinds=(dialogue.kind, "suspend", "unsuspend"))
+            undone = progress.undo(_now(), among=dialogue.written)
             _say(f"undone: {undone.item}" if undone else "nothing to undo", style="dim")
             return -1 if undone and undone.kind == dialogue.kind else 0
         if word == "s" and dialogue.kind == "card":
-            progress.append("suspend", entry.id, 0, _now())
+            dialogue.written.append(progress.append("suspend", entry.id, 0, _now()))
             _say(f"suspended: `qkv cards unsuspend {entry.id}` brings it back", style="dim")
             return 0
         _say("1, 2, 3 or 4 grades it; u undoes the last one, q stops")

@@ -224,13 +224,14 @@ def _mark(kind: str, card: str, lessons: Path | None) -> None:
 
 def _read_lines(file: Path) -> Iterator[dict[str, Any]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # At "\n" alone: an answer may hold other characters that end lines.
+        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise ResourceError(f"{file}: {error}", "a file of JSON lines", "check it") from error
     for number, line in enumerate(lines, 1):
         try:
             found = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TextError(f"{file}:{number}: no JSON", "an entry a line", "mend it") from error
         if not isinstance(found, dict):
             raise TextError(f"{file}:{number}: no object", "an entry a line", "mend it")

@@ -36,7 +36,7 @@ def hand_routes(lab: Lab) -> list[BaseRoute]:
         return Json(await asyncio.to_thread(_listed))
 
     async def exercise(request: Request) -> Response:
-        return Json(await lab.inside(_described, _chosen(request.query_params)))
+        return Json(await lab.inside(_described, dict(request.query_params)))
 
     async def checked(request: Request) -> Response:
         asked = await read_json(request)
@@ -44,9 +44,7 @@ def hand_routes(lab: Lab) -> list[BaseRoute]:
         return Json(await asyncio.to_thread(_checked, asked, datetime.now(UTC)))
 
     async def shown(request: Request) -> Response:
-        found = _chosen(request.query_params)
-        stage = _stage(found, request.query_params.get("stage"))
-        return Json({"numbers": _written(solve(found)[stage])})
+        return Json(await lab.inside(_shown, dict(request.query_params)))
 
     async def printed(request: Request) -> Response:
         return await lab.inside(_printed, dict(request.query_params))
@@ -104,9 +102,14 @@ def _stage(exercise: Exercise, name: object) -> str:
     return str(name)
 
 
-def _described(exercise: Exercise) -> dict[str, Any]:
+def _shown(asked: dict[str, str]) -> dict[str, Any]:
+    found = _chosen(asked)
+    return {"numbers": _written(solve(found)[_stage(found, asked.get("stage"))])}
+
+
+def _described(asked: dict[str, str]) -> dict[str, Any]:
     """What a page is told of an exercise; null is a value that isn't given."""
-    given = []
+    exercise, given = _chosen(asked), []
     if exercise.q is not None and exercise.keys is not None:
         asking: list[Any] = [None] * exercise.tokens
         asking[exercise.place] = _written(exercise.q)
@@ -200,7 +203,8 @@ def _printed(asked: dict[str, str]) -> Response:
 
     first = _chosen({"seed": asked.get("seed")})
     count = asked.get("count", "6")
-    if not count.isdecimal() or not 1 <= int(count) <= MOST_ON_A_SHEET:
+    # No more digits than that: Python converts 4,300 at most.
+    if not count.isdecimal() or len(count) > 9 or not 1 <= int(count) <= MOST_ON_A_SHEET:
         raise RequestError(f"{count[:20]} exercises", f"1 to {MOST_ON_A_SHEET}", "choose fewer")
     assert first.seed is not None
     drawn = [draw_exercise((first.seed + at) % SEEDS) for at in range(int(count))]

@@ -46,15 +46,15 @@ class Round:
         kind, more, section = asked.get("kind"), asked.get("more") or 0, asked.get("section")
         try:
             more = int(more)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             more = -1
-        if kind not in NEW_A_DAY or not 0 <= more <= MOST_MORE:
+        if not isinstance(kind, str) or kind not in NEW_A_DAY or not 0 <= more <= MOST_MORE:
             raise ConfigError(f"{str(dict(asked))[:80]}", "cards or questions", "reload the page")
         if section and own_library().find("section", str(section)) is None:
             raise ConfigError(
                 f"the section {str(section)[:40]!r}", "one of the guide", "choose one"
             )
-        return cls(str(kind), more, str(section) if section else None)
+        return cls(kind, more, str(section) if section else None)
 
     def entries(self) -> list[Entry]:
         """Return what may be asked, in order."""
@@ -63,12 +63,12 @@ class Round:
         return [e for e in in_order(found) if self.section in {None, e.fields["section"]}]
 
     def find(self, name: object) -> Entry:
-        """Return one by its id.
+        """Return one by its id, of whatever section: another may be wanted by now.
 
         Raises:
             ConfigError: there is none.
         """
-        for entry in self.entries():
+        for entry in Round(self.kind).entries():
             if entry.id == name:
                 return entry
         raise ConfigError(f"the {self.kind} {str(name)[:40]!r}", "one that is there", "reload it")
@@ -92,13 +92,20 @@ def grade(asked: Round, body: Mapping[str, Any], now: datetime) -> dict[str, Any
     if isinstance(answer, str) and answer.strip():
         detail["answer"] = answer.strip()[:LONGEST_ANSWER]
     with Progress() as progress:
+        rest = after(progress.entries(), entry.id, now, kind=asked.kind)[int(rating) - 1]
         progress.append(asked.kind, entry.id, int(rating), now, detail)
-        return _next(asked, progress, now)
+        return {**_next(asked, progress, now), "rest": until(rest)}
 
 
 def suspend(asked: Round, body: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-    """Take a card out; return what is next."""
+    """Take a card out; return what is next.
+
+    Raises:
+        ConfigError: a question, which nothing would bring back.
+    """
     entry = asked.find(body.get("item"))
+    if asked.kind != "card":
+        raise ConfigError("a question to take out", "a card", "grade it easy, and it rests")
     with Progress() as progress:
         progress.append("suspend", entry.id, 0, now)
         return _next(asked, progress, now)

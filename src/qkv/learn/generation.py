@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -21,6 +22,7 @@ ATTEMPTS = 20_000
 KINDS, SHARES = ("affinities", "dots", "last", "square"), (0.25, 0.4, 0.2, 0.15)
 
 
+@lru_cache(maxsize=256)
 def draw_exercise(seed: int) -> Exercise:
     """Return the exercise of a seed, always the same.
 

@@ -153,10 +153,15 @@ def _accept(sheet: _Sheet) -> Verdict | None:
     stage, given, right = sheet.stage, sheet.given, sheet.right[sheet.stage]
     if not sheet.wrong:
         return Verdict(True, (), (), "Right.")
+    hidden = np.isneginf(sheet.right["masked"])
     if stage == "exponentials" and _fits(stage, given, _shifted(sheet.right)).all():
-        return Verdict(
-            True, (), (), "Right, with the maximum taken off first: the shares are equal."
-        )
+        said = "Right, with the maximum taken off first: the shares are equal."
+        if _fits("masked", given[~hidden], sheet.right["masked"][~hidden]).all():
+            said = (
+                "Right if the maximum was taken off first: e⁰ is 1. If the scores were copied, "
+                "e to each of them is still to be taken."
+            )
+        return Verdict(True, (), (), said)
     follows = sheet.own and not sheet.strayed and _fits(stage, given, sheet.carried).all()
     wrong_rows = [found[stage] for found in sheet.shown.values()]
     if follows or _is_clearly(stage, given, right, wrong_rows):
@@ -267,7 +272,9 @@ def _is_clearly(stage: str, given: Array, meant: Array, others: Sequence[Array])
     """Whether answers are near to a row, and much farther from all that differ from it."""
     off = difference(given, meant)
     return bool(_near(stage, given, meant).all()) and all(
-        difference(given, row) > CLEARLY * off for row in others if difference(row, meant) > 0
+        difference(given, row) > CLEARLY * off
+        for row in others
+        if difference(row, meant) >= LEAST_DIFFERENCE  # the same numbers, worked otherwise, aren't
     )
 
 

@@ -35,7 +35,7 @@ def keep_answer(  # noqa: PLR0917 (all that the log holds)
 def next_worked(exercises: Sequence[Exercise], entries: Iterable[LogEntry]) -> Exercise | None:
     """Return the first exercise whose last stage nobody has done yet; None where all are."""
     done = {
-        (entry.item, entry.detail.get("stage"))
+        (entry.item, str(entry.detail.get("stage")))
         for entry in entries
         if entry.kind == "hand" and entry.rating == GOOD
     }

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TypeAlias
 
+from qkv.learn.markdown import fenced_in
 from qkv.learn.sheets import Entry, LessonError, read_sheet
 
 __all__ = ["CONTENT", "FIGURES", "Library", "check_library", "load_library", "own_library"]
@@ -23,7 +24,6 @@ FIGURES = (
 )  # fmt: skip
 """What the guide's pages can draw."""
 MOST_FILES = 500
-_FENCE = re.compile(r"^```(figure|ask)\s+(\S+)\s*$")
 _TERM = re.compile(r"\[([^\]]+)\]\{([^}]*)\.term([^}]*)\}")
 Rule: TypeAlias = tuple[type, bool]
 
@@ -164,7 +164,7 @@ def _read(folder: Path) -> tuple[Library, list[LessonError]]:
         for name, kind in KINDS.items()
     }
     library = Library(folder, **of_kind)
-    faults += _dangling(library)
+    faults += [*_dangling(library), *_circles(library)]
     return library, faults
 
 
@@ -234,19 +234,31 @@ def _dangling(library: Library) -> list[LessonError]:
     return faults
 
 
+def _circles(library: Library) -> Iterator[LessonError]:
+    """Exercises that lead back to themselves: whoever works them would never come to an end."""
+    exercises = {entry.id: entry for entry in library.exercises}
+    met: set[str] = set()
+    for entry in library.exercises:
+        name, way = entry.id, list[str]()
+        while name in exercises and name not in met:
+            met.add(name)
+            way.append(name)
+            name = str(exercises[name].fields.get("then"))
+        if name in way:
+            expected = "an exercise that doesn't lead back to this one"
+            yield exercises[way[-1]].wrong(f"then = {name!r}", expected, "let it end")
+
+
 def _dangling_in(library: Library, entry: Entry, part: str, start: int) -> Iterator[LessonError]:
-    for line, text in enumerate(part.splitlines(), start):
-        fence = _FENCE.match(text)
-        if fence and fence[1] == "figure" and fence[2] not in FIGURES:
+    for opened, name, line in fenced_in(part):
+        at = start + line - 1
+        if opened == "figure" and name not in FIGURES:
             expected = f"one of {', '.join(FIGURES)}"
-            yield entry.wrong(f"the figure {fence[2]!r}", expected, "choose one", line)
-        if (
-            fence
-            and fence[1] == "ask"
-            and not any(library.find(kind, fence[2]) for kind in ("question", "exercise"))
-        ):
-            got = f"ask {fence[2]!r}"
-            yield entry.wrong(got, "the id of a question or an exercise", "check it", line)
+            yield entry.wrong(f"the figure {name!r}", expected, "choose one", at)
+        if opened == "ask" and not any(library.find(k, name) for k in ("question", "exercise")):
+            got = f"ask {name!r}"
+            yield entry.wrong(got, "the id of a question or an exercise", "check it", at)
+    for line, text in enumerate(part.splitlines(), start):
         for term in _TERM.finditer(text):
             name = _named(term)
             if library.terms and not any(_means(each, name) for each in library.terms):

@@ -35,6 +35,7 @@ __all__ = [
 VERSION = 1
 KINDS = ("card", "suspend", "unsuspend", "question", "hand", "read")
 UNDO = "undo"
+LARGEST_RATING = 4
 WAIT_SECONDS, ATTEMPTS = 30.0, 1_000
 LARGEST_BYTES, HEADER_BYTES = 2**28, 100
 COLUMNS = "id, at, kind, item, rating, detail"
@@ -182,7 +183,7 @@ def _entry(row: tuple[Any, ...]) -> LogEntry:
     try:
         details = {} if detail == "{}" else dict(json.loads(detail))
         return LogEntry(place, _moment(at), kind, item, int(rating), details)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise sqlite3.DatabaseError(f"entry {place} is damaged") from error
 
 
@@ -196,6 +197,7 @@ def insert(  # noqa: PLR0917
 ) -> int:
     """Append an entry and return its id."""
     said = json.dumps(dict(detail), ensure_ascii=False, sort_keys=True)
+    said = said.encode(errors="replace").decode()  # half a character is no text for SQLite
     cursor = connection.execute(
         "INSERT INTO log(at, kind, item, rating, detail) VALUES (?, ?, ?, ?, ?)",
         (written(at), kind, item, rating, said),
@@ -236,10 +238,19 @@ def as_entry(line: Mapping[str, Any], number: int) -> LogEntry:
     try:
         row = [line[name] for name in ("id", "at", "kind", "item", "rating")]
         entry = _entry((*row, json.dumps(line.get("detail", {}))))
-        if entry.kind not in {*KINDS, UNDO} or not isinstance(entry.item, str):
+        undoes = entry.detail.get("undoes", 0)
+        numbers = (line["id"], line["rating"], undoes)
+        if (
+            entry.kind not in {*KINDS, UNDO}
+            or not isinstance(line["item"], str)
+            or any(type(number) is not int for number in numbers)
+            or not 0 <= entry.rating <= LARGEST_RATING
+            or not 0 <= undoes < entry.id
+        ):
             raise ValueError(entry.kind)
+        json.dumps([entry.item, entry.detail], ensure_ascii=False).encode()
         return entry
-    except (KeyError, TypeError, ValueError, sqlite3.Error) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, sqlite3.Error) as error:
         raise ProgressError(
             f"line {number}, which is no entry",
             "lines as `qkv cards export` writes them",

@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 __all__ = [
     "ProseError",
     "asked_in",
+    "fenced_in",
     "figure_options",
     "fill",
     "make_parser",
+    "opened_by",
     "parse",
     "show_formula",
 ]
 
-_ASK = re.compile(r"^```ask\s+(\S+)\s*$", re.MULTILINE)
 _FACT = re.compile(r"\{\{([a-z][a-z0-9-]*)\}\}")
 
 
@@ -69,7 +70,30 @@ def asked_in(markdown: str) -> list[str]:
     >>> asked_in("```ask why")
     ['why']
     """
-    return _ASK.findall(markdown)
+    return [name for kind, name, _ in fenced_in(markdown) if kind == "ask"]
+
+
+def fenced_in(markdown: str) -> list[tuple[str, str, int]]:
+    """Return the figures and questions that a text opens: the kind, the name, the line from 1.
+
+    >>> fenced_in("Look:\\n\\n```figure mask\\n```")
+    [('figure', 'mask', 3)]
+    """
+    if "```" not in markdown and "~~~" not in markdown:
+        return []
+    return [
+        (*opened, token.map[0] + 1)
+        for token in make_parser().parse(markdown)
+        if token.map and (opened := opened_by(token))
+    ]
+
+
+def opened_by(token: Token) -> tuple[str, str] | None:
+    """Return what a fence opens, a figure or a question, and its name; None of plain code."""
+    kind, _, name = token.info.strip().partition(" ")
+    if token.type != "fence" or kind not in {"ask", "figure"} or not name:
+        return None
+    return kind, name.strip()
 
 
 @cache

@@ -121,13 +121,26 @@ class Progress:
             and kind in {None, entry.kind}
         ]
 
-    def undo(self, now: datetime, kinds: Collection[str] = KINDS) -> LogEntry | None:
-        """Undo the last entry that stands, by an entry that says so; return what was undone."""
+    def undo(
+        self,
+        now: datetime,
+        kinds: Collection[str] = KINDS,
+        among: Collection[int] | None = None,
+    ) -> LogEntry | None:
+        """Undo the last entry that stands, by an entry that says so; return what was undone.
+
+        Args:
+            among: the ids of those that may be undone; all, unless given.
+        """
         with self._writing() as connection:
             log = read_log(connection)
             undone = {entry.detail.get("undoes") for entry in log if entry.kind == UNDO}
             for entry in reversed(log):
-                if entry.kind in kinds and entry.id not in undone:
+                if (
+                    entry.kind in kinds
+                    and entry.id not in undone
+                    and (among is None or entry.id in among)
+                ):
                     insert(connection, now, UNDO, entry.item, 0, {"undoes": entry.id})
                     return entry
         return None

@@ -22,6 +22,7 @@ from qkv.learn.markdown import (
     figure_options,
     fill,
     make_parser,
+    opened_by,
     parse,
     show_formula,
 )
@@ -175,14 +176,14 @@ def _open_cell(tokens: list[Token], at: int, _: Any, __: Any) -> str:
 
 def _show_fence(tokens: list[Token], at: int, _: Any, __: Any) -> str:
     token = tokens[at]
-    kind, _blank, name = token.info.strip().partition(" ")
-    if kind == "ask" and name:
-        return f'<div class="ask" data-ask="{html.escape(name.strip())}"></div>\n'
-    if kind == "figure" and name:
+    kind, name = opened_by(token) or ("", "")
+    if kind == "ask":
+        return f'<div class="ask" data-ask="{html.escape(name)}"></div>\n'
+    if kind == "figure":
         options = figure_options(token)
         caption = html.escape(str(options.pop("caption", "")))
         told = html.escape(json.dumps(options))
-        named = html.escape(name.strip())
+        named = html.escape(name)
         return (
             f'<figure class="live" data-figure="{named}" data-options="{told}">'
             f"<figcaption>{caption}</figcaption></figure>\n"

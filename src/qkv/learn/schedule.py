@@ -7,6 +7,7 @@ weights. Every function is pure: entries, items and `now` in, answers out.
 from __future__ import annotations
 
 import statistics
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,9 @@ NEW_A_DAY = {"card": 7, "question": 5}
 """How many are begun in a day, unless one asks for more; on the first, the seven first cards."""
 AHEAD = timedelta(minutes=20)
 """What is due so soon needn't be waited for, once nothing else is left."""
+WRONG_CLOCK = timedelta(days=1)
+"""What lies in the future by less counts as now; by more, its time says nothing."""
+LONG_AGO = timedelta(days=365)
 ASSUMED_SECONDS = {"card": 7.0, "question": 45.0}
 LONGEST_SECONDS = 120.0
 """Whoever took longer did something else meanwhile."""
@@ -90,12 +94,13 @@ def due(
         new_a_day: how many may be begun within 24 hours; :data:`NEW_A_DAY` unless given.
     """
     now = now.astimezone(UTC)
-    log = settled(entries, now)
-    cards = _cards(log, kind)
-    out = _suspended(log)
+    entries = list(entries)
+    log = settled(entries, now, kind)
+    cards = _cards(log)
+    out = _suspended(entries)
     known = [item for item in items if item in cards and item not in out]
     fresh = [item for item in items if item not in cards and item not in out]
-    begun = _begun_lately(log, kind, now)
+    begun = _begun_lately(log, now)
     most = NEW_A_DAY[kind] if new_a_day is None else new_a_day
     new = fresh[: max(0, most - begun)]
     by_time = sorted(known, key=lambda item: cards[item].due)
@@ -108,7 +113,7 @@ def due(
         waiting=len(fresh) - len(new),
         suspended=tuple(item for item in items if item in out),
         next_at=later[0] if later else None,
-        seconds=_seconds(log, kind),
+        seconds=_seconds([entry for _, entry in log], kind),
     )
 
 
@@ -119,7 +124,7 @@ def after(
     from fsrs import Rating
 
     now = now.astimezone(UTC)
-    card = _cards(settled(entries, now), kind, item).get(item) or _new_card(now)
+    card = _cards(settled(entries, now, kind), item).get(item) or _new_card(now)
     again, hard, good, easy = (
         _scheduler().review_card(card, Rating(rating), now)[0].due - now for rating in RATINGS
     )
@@ -131,19 +136,46 @@ def in_order(entries: Iterable[Entry]) -> list[Entry]:
     return sorted(entries, key=lambda entry: not entry.fields.get("first", False))
 
 
-def settled(entries: Iterable[LogEntry], now: datetime) -> list[tuple[datetime, LogEntry]]:
-    """Return entries with times that never fall: a clock may have been set back between two.
+def settled(
+    entries: Iterable[LogEntry], now: datetime, kind: str
+) -> list[tuple[datetime, LogEntry]]:
+    """Return the entries of a kind with times that never fall: clocks are set wrong and right.
 
-    What was written later happened later. So an entry from the future of the one after it, or of
-    `now`, counts as having happened with it: no interval is negative, and a clock that was years
-    ahead for a moment does no harm for years.
+    What was written later happened later. So the times believed are the longest run that never
+    falls, of those not in the future; an entry outside it counts as having happened with the next
+    one of the run, or else with the last. No interval is negative, and a clock that was years off
+    for a moment, either way, does no harm for years. Where no time can be believed, all was long
+    ago: it is due, and the first grade by a right clock gives the others their time.
     """
-    timed = []
-    latest = now
-    for entry in reversed(list(entries)):
-        latest = min(latest, entry.at)
-        timed.append((latest, entry))
-    return timed[::-1]
+    log = [entry for entry in entries if entry.kind == kind]
+    times = [min(entry.at, now) if entry.at <= now + WRONG_CLOCK else None for entry in log]
+    run = _longest_run(times)
+    latest = max((times[at] or now for at in run), default=now - LONG_AGO)
+    settled_times: list[datetime] = []
+    for at in reversed(range(len(log))):
+        if at in run:
+            latest = times[at] or now
+        settled_times.append(latest)
+    return list(zip(reversed(settled_times), log, strict=True))
+
+
+def _longest_run(times: Sequence[datetime | None]) -> set[int]:
+    """The places of a longest run of times that never falls; by patience, in n·log n."""
+    ends: list[datetime] = []
+    places: list[int] = []
+    before: list[int] = []
+    for at, time in enumerate(times):
+        length = 0 if time is None else bisect_right(ends, time)
+        before.append(places[length - 1] if length else -1)
+        if time is not None:
+            ends[length : length + 1] = [time]
+            places[length : length + 1] = [at]
+    run: set[int] = set()
+    at = places[-1] if places else -1
+    while at >= 0:
+        run.add(at)
+        at = before[at]
+    return run
 
 
 @cache
@@ -159,23 +191,21 @@ def _new_card(at: datetime) -> Card:
     return Card(card_id=0, due=at)
 
 
-def _cards(
-    log: Iterable[tuple[datetime, LogEntry]], kind: str, only: str | None = None
-) -> dict[str, Card]:
+def _cards(log: Iterable[tuple[datetime, LogEntry]], only: str | None = None) -> dict[str, Card]:
     """The state of every item that was rated, after all of its ratings."""
     from fsrs import Rating
 
     cards: dict[str, Card] = {}
     for at, entry in log:
-        if entry.kind == kind and entry.rating in RATINGS and only in {None, entry.item}:
+        if entry.rating in RATINGS and only in {None, entry.item}:
             card = cards.get(entry.item) or _new_card(at)
             cards[entry.item], _ = _scheduler().review_card(card, Rating(entry.rating), at)
     return cards
 
 
-def _suspended(log: Iterable[tuple[datetime, LogEntry]]) -> set[str]:
+def _suspended(entries: Iterable[LogEntry]) -> set[str]:
     out: set[str] = set()
-    for _, entry in log:
+    for entry in entries:
         if entry.kind == "suspend":
             out.add(entry.item)
         elif entry.kind == "unsuspend":
@@ -183,18 +213,17 @@ def _suspended(log: Iterable[tuple[datetime, LogEntry]]) -> set[str]:
     return out
 
 
-def _begun_lately(log: Iterable[tuple[datetime, LogEntry]], kind: str, now: datetime) -> int:
+def _begun_lately(log: Iterable[tuple[datetime, LogEntry]], now: datetime) -> int:
     """How many items were seen for the first time in the last 24 hours."""
     first: dict[str, datetime] = {}
     for at, entry in log:
-        if entry.kind == kind:
-            first.setdefault(entry.item, at)
+        first.setdefault(entry.item, at)
     return sum(now - at < timedelta(days=1) for at in first.values())
 
 
-def _seconds(log: Sequence[tuple[datetime, LogEntry]], kind: str) -> float:
+def _seconds(log: Sequence[LogEntry], kind: str) -> float:
     """The median time of the last ones; what is assumed, before there are a few."""
-    told = [entry.detail.get("seconds") for _, entry in log if entry.kind == kind]
+    told = [entry.detail.get("seconds") for entry in log]
     measured = [float(s) for s in told if isinstance(s, int | float) and 0 < s < LONGEST_SECONDS]
     return statistics.median(measured[-TIMED:]) if len(measured) > 4 else ASSUMED_SECONDS[kind]
 
