@@ -31,7 +31,7 @@ def test_the_two_lines_come_first() -> None:
 
 def test_the_table_lists_every_command() -> None:
     listed = re.findall(r"^\| `qkv (\w+)`", README, flags=re.MULTILINE)
-    registered = [command.name for command in app.registered_commands]
+    registered = [one.name for one in (*app.registered_commands, *app.registered_groups)]
     assert sorted(listed) == sorted(str(name) for name in registered)
 
 

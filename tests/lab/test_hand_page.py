@@ -102,7 +102,7 @@ def test_a_log_that_cant_be_written_stops_nobody(client: TestClient, kept: Path)
         ("exercise", {"exercise": "none"}), ("exercise", {"seed": "-1"}), ("exercise", {}),
         ("exercise", {"seed": "9" * 40}), ("numbers", {"exercise": "scaled", "stage": "x"}),
         ("sheet.pdf", {"seed": "1", "count": "1000"}), ("sheet.pdf", {"seed": "1", "paper": "a3"}),
-        ("sheet.pdf", {"exercise": "scaled"}),
+        ("sheet.pdf", {"exercise": "scaled"}), ("sheet.pdf", {"seed": "1", "count": "9" * 4400}),
     ],
 )  # fmt: skip
 def test_what_no_page_asks_is_refused(client: TestClient, path: str, asked: dict[str, str]) -> None:
@@ -183,6 +183,46 @@ def test_numbers_of_ones_own_may_be_kept_or_the_right_ones_shown(visit: Visit) -
     assert page.locator(".entry").nth(3).locator("input").nth(1).input_value() == "1"
 
 
+def fail_twice(page: Any) -> None:
+    """Answer the first stage of THIRD wrongly as often as it takes to be shown it."""
+    page.locator(".entry input").first.focus()
+    for _ in range(2):
+        answer(page, "1", "2", "3", "4")
+
+
+def test_a_double_click_shows_one_stage_and_no_other(
+    visit: Visit, delay: Callable[..., None]
+) -> None:
+    page = open_hand(visit, THIRD)
+    fail_twice(page)
+    delay(page, {"hand/numbers": 200})
+    page.get_by_role("button", name="Show this stage").dblclick()
+    page.wait_for_selector("text=These are the right numbers")
+    page.wait_for_timeout(300)
+    assert page.locator(".entry").count() == 2
+    second = page.locator(".entry").nth(1).locator("input")
+    assert [one.input_value() for one in second.all()] == [""] * 4
+    assert page.locator("text=These are the right numbers").count() == 1
+
+
+def test_a_verdict_is_of_the_stage_that_was_checked(
+    visit: Visit, delay: Callable[..., None]
+) -> None:
+    page = open_hand(visit, THIRD)
+    fail_twice(page)
+    for at, number in enumerate(["1", "1", "1", "-inf"]):
+        page.locator(".entry input").nth(at).fill(number)
+    delay(page, {"hand/check": 200})
+    page.get_by_role("button", name="Check").click()
+    page.get_by_role("button", name="Go on with my numbers").click()
+    page.get_by_role("button", name="Show this stage").click()
+    page.wait_for_selector(".by-hand form[aria-busy=false] .entry:nth-of-type(n+4)")
+    assert page.locator(".entry").count() == 2
+    assert [mark.inner_text() for mark in page.locator(".entry .mark").all()] == ["✓", ""]
+    second = page.locator(".entry").nth(1).locator("input")
+    assert [one.input_value() for one in second.all()] == [""] * 4
+
+
 def test_what_is_no_number_has_its_box_marked(visit: Visit) -> None:
     page = open_hand(visit, THIRD)
     page.locator(".entry input").first.focus()
@@ -195,7 +235,7 @@ def test_what_is_no_number_has_its_box_marked(visit: Visit) -> None:
 
 def test_an_address_of_no_exercise_says_so_and_offers_one(visit: Visit) -> None:
     page = open_hand(visit, "practice?mode=hand&exercise=none", allowed="400")
-    assert "the exercise 'none'" in page.locator(".by-hand .problem").inner_text()
+    assert "exercise 'none'" in page.locator(".by-hand .problem").inner_text()
     assert page.locator(".by-hand h2").count() == 1
 
 
