@@ -318,6 +318,21 @@ def visit(
         assert found == []
 
 
+@pytest.fixture(scope="session")
+def delay() -> Callable[[Any, dict[str, int]], None]:
+    """Let replies come late: `delay(page, {"practice/grade": 300})`, in milliseconds."""
+    script = """(late) => {
+      const { fetch } = window;
+      window.fetch = async (path, options) => {
+        const reply = await fetch(path, options);
+        const [, wait] = Object.entries(late).find(([part]) => path.includes(part)) ?? [];
+        if (wait) await new Promise((done) => setTimeout(done, wait));
+        return reply;
+      };
+    }"""
+    return lambda page, late: page.evaluate(script, late)
+
+
 @pytest.fixture
 def page(visit: Callable[..., Any]) -> Any:
     """A page with the session's cookie that isn't anywhere yet."""

@@ -60,7 +60,7 @@ def test_the_doors_of_a_section_lead_somewhere(client: TestClient) -> None:
         told = client.get("/api/learn/section", params={"id": name}).json()
         sheet, inspect = (dict(parse_qsl(told[door])) for door in ("worksheet", "inspect"))
         assert sheet["example"] in examples
-        assert inspect.pop("head") in heads
+        assert inspect.pop("head", "L2H2") in heads  # or a text, and no head yet
         for of_text in ("text", "cell"):
             inspect.pop(of_text, None)
         assert all(value in changes[change] for change, value in inspect.items())
@@ -239,6 +239,25 @@ def test_a_question_is_answered_and_graded_by_keyboard(visit: Visit) -> None:
     assert page.evaluate("document.activeElement.className") == "said"
 
 
+def test_a_double_click_is_one_grade_and_its_rest_is_told(
+    start_lab: Callable[..., Any], tmp_path: Path, browser: Any, delay: Callable[..., None]
+) -> None:
+    with start_lab(tmp_path) as server:
+        page = browser.new_page()
+        page.goto(f"{server.url}?token={server.token}")
+        page.wait_for_selector("html[data-ready=true]")
+        page.goto(f"{server.url}learn?section=scores")
+        ask = page.locator(".ask[data-ask=why-the-scale]")
+        ask.get_by_role("button", name="Show the answer").click()
+        delay(page, {"practice/grade": 200})
+        ask.get_by_role("button", name="I had it").dblclick()
+        ask.get_by_text("Kept. It comes back in Practice, in 10 min.").wait_for()
+        page.wait_for_timeout(300)
+        page.close()
+    with Progress(tmp_path / "progress.db") as progress:
+        assert [(one.item, one.rating) for one in progress.entries()] == [("why-the-scale", 3)]
+
+
 def test_a_step_is_checked_in_the_line_and_its_mistake_named(visit: Visit) -> None:
     page = visit("learn?section=mask")
     ask = page.locator(".ask[data-ask=third-of-four]")
@@ -261,6 +280,42 @@ def test_an_address_that_leads_nowhere_is_told(visit: Visit) -> None:
     assert "section 'nothing'" in page.locator("[role=alert]").inner_text()
     page.locator(".contents a").first.click()
     page.wait_for_selector("article.look-back")
+
+
+def test_an_escape_in_the_address_that_means_nothing_is_no_matter(visit: Visit) -> None:
+    page = visit("learn?section=mask#%")
+    page.wait_for_selector("article.mask")
+    assert page.locator("article .problem:visible, main > .problem").count() == 0
+
+
+def test_weights_keep_clear_of_the_values_on_a_phone(visit: Visit) -> None:
+    page = visit("learn?section=weighted-sum", width=360)
+    figure = page.locator("figure.live").first
+    figure.scroll_into_view_if_needed()
+    figure.locator(".drawn[data-ready=true] .shares").wait_for()
+    for _ in range(3):
+        for row in figure.locator("tbody tr").all():
+            weight = row.locator("td.wide span").last.evaluate(
+                """(span) => {
+                  const range = document.createRange();
+                  range.selectNodeContents(span);
+                  return range.getBoundingClientRect().right;
+                }"""
+            )
+            assert weight < row.locator("input.v").bounding_box()["x"]
+        with page.expect_response("**/api/worksheet"):
+            figure.get_by_role("button", name="Add 5 to every score").click()
+        page.wait_for_timeout(50)
+
+
+@pytest.mark.parametrize("place", ["page=cheat-sheet", "section=scores", "section=mask"])
+def test_what_is_wider_than_a_phone_shows_that_it_scrolls(visit: Visit, place: str) -> None:
+    page = visit(f"learn?{place}", width=360)
+    cut = page.locator(".formula, .table, .lesson pre").evaluate_all(
+        """(found) => found.filter((one) => one.scrollWidth > one.clientWidth).map((one) =>
+          [one.tagName, getComputedStyle(one).backgroundAttachment])"""
+    )
+    assert all(tag == "DIV" and "local, local, scroll" in how for tag, how in cut)  # no code
 
 
 def test_the_cheat_sheet_prints_on_one_page(visit: Visit) -> None:

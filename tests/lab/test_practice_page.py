@@ -74,6 +74,8 @@ def test_more_may_be_begun_and_one_section_asked(client: TestClient, own_progres
         {"kind": "poem", "item": "attention", "rating": 3},
         {"kind": "card", "item": "attention", "rating": 3, "more": "lots"},
         {"kind": "card", "item": ["attention"], "rating": [3], "more": 10**9},
+        {"kind": [], "item": "attention", "rating": 3},
+        {"kind": {}, "item": "attention", "rating": 3},
         {},
     ],
 )
@@ -83,6 +85,25 @@ def test_what_no_page_would_say_is_refused_and_nothing_kept(
     reply = client.post("/api/practice/grade", json=body)
     assert reply.status_code == 400
     assert "got" in reply.json()
+    with Progress(own_progress) as progress:
+        assert progress.entries() == []
+
+
+def test_what_json_and_text_can_hold_beyond_numbers_and_characters(
+    client: TestClient, own_progress: Path
+) -> None:
+    endless = b'{"kind": "card", "item": "attention", "rating": 3, "more": 1e999}'
+    assert client.post("/api/practice/grade", content=endless).status_code == 400
+    halved = b'{"kind": "question", "item": "constraint", "rating": 3, "answer": "so \\ud83d"}'
+    assert client.post("/api/practice/grade", content=halved).status_code == 200
+    with Progress(own_progress) as progress:
+        (entry,) = progress.entries()
+    assert (entry.rating, entry.detail) == (3, {"answer": "so ?"})
+
+
+def test_questions_are_not_taken_out(client: TestClient, own_progress: Path) -> None:
+    asked = {"kind": "question", "item": "constraint"}
+    assert client.post("/api/practice/suspend", json=asked).status_code == 400
     with Progress(own_progress) as progress:
         assert progress.entries() == []
 
@@ -206,6 +227,43 @@ def test_a_section_and_a_mode_are_in_the_address(visit: Visit, fresh: Path) -> N
     assert "mode=cards" in page.url
     page.go_back()
     page.wait_for_selector(".one textarea")
+
+
+@pytest.mark.parametrize("late", ["practice/grade", "practice?"])
+def test_another_section_while_a_reply_is_on_its_way(
+    visit: Visit, fresh: Path, delay: Callable[..., None], late: str
+) -> None:
+    page = visit("practice?mode=questions&section=heads")
+    page.locator(".one").get_by_role("button", name="Show the answer").click()
+    delay(page, {late: 300})
+    if late == "practice/grade":
+        page.get_by_role("button", name="good").click()
+        page.locator("#of-section").select_option("mask")
+    else:
+        page.locator("#of-section").select_option("mask")
+        page.get_by_role("button", name="good").click()
+    page.get_by_text("What is the one hard constraint").wait_for()
+    page.wait_for_timeout(400)
+    assert page.locator(".sub").inner_text().endswith("The causal mask")
+    assert page.get_by_text("What is the one hard constraint").is_visible()
+    page.locator(".one").get_by_role("button", name="Show the answer").click()
+    page.get_by_role("button", name="good").click()
+    page.get_by_text("Good: again in").wait_for()
+    assert page.locator(".problem[role=alert]").is_hidden()
+    with Progress(fresh) as progress:
+        graded = [entry.item for entry in progress.entries()]
+    assert graded[-1] == "constraint"
+    assert len(graded) == (2 if late == "practice/grade" else 1)
+
+
+def test_a_grade_tells_its_rest_and_is_of_any_section(
+    client: TestClient, own_progress: Path
+) -> None:
+    found = client.get("/api/practice?kind=question&section=mask").json()
+    body = {"kind": "question", "item": found["item"]["id"], "rating": 3, "section": "heads"}
+    told = client.post("/api/practice/grade", json=body).json()
+    assert told["rest"] == found["item"]["rests"][2]
+    assert told["item"]["section"] == "heads"
 
 
 def test_a_grade_that_could_not_be_kept_is_told(visit: Visit, fresh: Path) -> None:

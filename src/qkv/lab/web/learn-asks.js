@@ -29,19 +29,24 @@ function mountQuestion(element, id, { front, back }) {
   const answer = makeElement("div", { class: "back", tabindex: "-1", hidden: true });
   answer.append(fromHtml(back));
   const typed = makeElement("textarea", { id: box, rows: "2" });
-  const grade = (rating, words) => async () => {
+  let busy = false;
+  const grade = (rating) => async () => {
+    if (busy) return;
+    busy = true;
     try {
-      await postJson("practice/grade", { kind: "question", item: id, rating, answer: typed.value });
-      said.textContent = words;
+      const { rest } = await postJson("practice/grade", { kind: "question", item: id, rating, answer: typed.value });
+      said.textContent = `Kept. It comes back in Practice, in ${rest}.`;
       for (const button of grades.querySelectorAll("button")) button.disabled = true;
       said.focus({ preventScroll: true }); // a button that is off can't hold it
     } catch (error) {
       said.textContent = error.message;
+    } finally {
+      busy = false;
     }
   };
   const grades = makeElement("div", { class: "bar", hidden: true },
-    makeElement("button", { class: "action", type: "button", text: "I had it", onclick: grade(GOOD, "Kept. It comes back in Practice, after some days.") }),
-    makeElement("button", { class: "action", type: "button", text: "I missed it", onclick: grade(MISSED, "Kept. It comes back soon, in Practice.") }));
+    makeElement("button", { class: "action", type: "button", text: "I had it", onclick: grade(GOOD) }),
+    makeElement("button", { class: "action", type: "button", text: "I missed it", onclick: grade(MISSED) }));
   const reveal = makeElement("button", { class: "action", type: "button", text: "Show the answer", onclick: () => {
     reveal.hidden = true;
     answer.hidden = grades.hidden = false;
@@ -69,14 +74,19 @@ function mountStep(element, id, { front, given, place, channels, then }) {
     "aria-label": channels > 1 ? `token ${place}, channel ${at + 1}` : null,
   }));
   const said = makeElement("p", { class: "said", id: saying, role: "status" });
+  let busy = false;
   const check = async (event) => {
     event.preventDefault();
+    if (busy) return;
     const answers = inputs.map(({ value }) => value.trim());
     const empty = answers.indexOf("");
     if (empty >= 0) {
       inputs[empty].focus();
+      said.textContent = channels > 1 ? "One box is still empty." : "Nothing is written yet.";
+      delete element.dataset.right;
       return;
     }
+    busy = true;
     try {
       const { right = false, unread = [], says, notice } = await postJson("hand/check", { exercise: id, stage: "output", answers });
       said.textContent = [...unread.map((one) => one.says), says, notice].filter(Boolean).join(" ");
@@ -87,6 +97,8 @@ function mountStep(element, id, { front, given, place, channels, then }) {
     } catch (error) {
       said.textContent = error.message;
       delete element.dataset.right;
+    } finally {
+      busy = false;
     }
   };
   /** The step that follows, which tells who understood from who was lucky. */

@@ -70,7 +70,7 @@ export async function mount(element, options) {
     const [weights] = reply.tables.pattern[0];
     cells.forEach(({ power, bar, weight, part }, at) => {
       power.textContent = digits(powers[at]);
-      bar.style.width = `calc((100% - 52px) * ${weights[at]})`;
+      bar.style.width = `calc((100% - var(--beside)) * ${weights[at]})`;
       weight.textContent = digits(weights[at]);
       part.textContent = digits(weights[at] * values[at]);
     });
@@ -90,7 +90,7 @@ export async function mount(element, options) {
   } });
   const head = (name, more, tone) => makeElement("th", { scope: "col", class: more === "wide" ? null : "number" }, makeElement("b", { class: tone, text: name }));
   element.append(
-    makeElement("table", { class: "bars" },
+    makeElement("table", { class: "bars shares" },
       makeElement("thead", {}, makeElement("tr", {}, makeElement("td"), head("score"), head("e to it"), head("weight", "wide"), head("value", "", "v"), head("weight · value"))),
       body, foot),
     makeElement("div", { class: "acts" },

@@ -100,7 +100,7 @@ export async function mount(main, shell) {
       tell(contents.notice);
       contents.notice = null;
     }
-    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const target = location.hash && document.getElementById(decoded(location.hash.slice(1)));
     if (target) arrive(target);
     else if (moved) {
       scrollTo(0, 0);
@@ -126,6 +126,15 @@ export async function mount(main, shell) {
   printLight();
   addEventListener("popstate", () => show(placeOf(location.search), true));
   await show(placeOf(location.search), false);
+}
+
+/** @param {string} part of an address; one whose escapes mean nothing stays as it is */
+function decoded(part) {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
 }
 
 /** Paper is light, whatever the screen is. */

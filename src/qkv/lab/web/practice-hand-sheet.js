@@ -17,6 +17,7 @@ export class HandSheet {
     this.handlers = handlers;
     this.at = -1;
     this.own = {};
+    this.busy = false;
     this.firstTries = 0;
     const { title, story, introduction, tokens, place } = exercise;
     const names = Array.from({ length: tokens }, (_, token) => makeElement("th", { scope: "col", class: token === place ? "asking" : null },
@@ -108,19 +109,29 @@ export class HandSheet {
     }
   }
 
-  async check() {
-    if (!this.stage || this.form.ariaBusy === "true") return;
-    const answers = this.inputs.map((input) => input.value);
+  /** One request at a time, and a reply only for the stage that asked, on a sheet that is still there. */
+  async ask(request, use) {
+    if (!this.stage || this.busy) return;
+    const { stage } = this;
+    this.busy = true;
     this.form.setAttribute("aria-busy", "true");
     try {
-      const verdict = await this.handlers.check({ stage: this.stage.id, answers, earlier: this.own });
-      if (verdict.unread) this.point(verdict.unread.map(({ at }) => at), this.sayUnread(verdict.unread), "wrong");
-      else this.take(verdict, answers);
+      const reply = await request(stage.id);
+      if (this.stage === stage && this.element.isConnected) use(reply);
     } catch (error) {
-      this.handlers.onProblem(error);
+      if (this.element.isConnected) this.handlers.onProblem(error);
     } finally {
+      this.busy = false;
       this.form.setAttribute("aria-busy", "false");
     }
+  }
+
+  check() {
+    const answers = this.inputs.map((input) => input.value);
+    return this.ask((stage) => this.handlers.check({ stage, answers, earlier: this.own }), (verdict) => {
+      if (verdict.unread) this.point(verdict.unread.map(({ at }) => at), this.sayUnread(verdict.unread), "wrong");
+      else this.take(verdict, answers);
+    });
   }
 
   sayUnread(unread) {
@@ -174,19 +185,15 @@ export class HandSheet {
     this.focus();
   }
 
-  async goOn() {
+  goOn() {
+    if (this.busy) return;
     const answers = this.inputs.map((input) => input.value);
     if (answers.every((answer) => answer.trim())) this.close(answers, this.said.textContent, "…");
     else this.point(answers.flatMap((answer, at) => (answer.trim() ? [] : [at])), "Some boxes are still empty.", "wrong");
   }
 
-  async show() {
-    try {
-      const { numbers } = await this.handlers.show(this.stage.id);
-      this.close(numbers, "These are the right numbers; go on from them.", "…");
-    } catch (error) {
-      this.handlers.onProblem(error);
-    }
+  show() {
+    return this.ask(this.handlers.show, ({ numbers }) => this.close(numbers, "These are the right numbers; go on from them.", "…"));
   }
 
   finish() {

@@ -40,6 +40,8 @@ export function mountRound(element, mode) {
   let face = null;
   let turned = false;
   let busy = false;
+  let loads = 0;
+  let changing = Promise.resolve();
   let more = 0;
   let shownAt = 0;
   let ended = false;
@@ -93,18 +95,23 @@ export function mountRound(element, mode) {
         makeElement("span", { class: "soft small", text: queue.item.rests[at] })))));
   }
 
-  async function grade(rating) {
+  function grade(rating) {
     const { id, rests } = queue.item;
     const seconds = (performance.now() - shownAt) / 1000;
-    await change("grade", { item: id, rating, seconds, answer: face.answer() }, `${capital(mode.grades[rating - 1])}: again in ${rests[rating - 1]}.`);
+    change("grade", { item: id, rating, seconds, answer: face.answer() }, `${capital(mode.grades[rating - 1])}: again in ${rests[rating - 1]}.`);
   }
 
-  async function change(path, body, words = "") {
+  function change(path, body, words = "") {
     if (busy) return;
     busy = true;
+    changing = send(path, body, words);
+  }
+
+  async function send(path, body, words) {
+    const mine = loads;
     try {
       const found = await postJson(`practice/${path}`, { ...asked(), ...body });
-      if (ended) return;
+      if (ended || mine !== loads) return; // another section is wanted by now, and asked for
       problem.hidden = true;
       show(found, true);
       said.textContent = words || (path === "undo" ? (found.undone ? "Undone." : "Nothing to undo.") : "Taken out.");
@@ -115,15 +122,22 @@ export function mountRound(element, mode) {
     }
   }
 
+  /** What is due, once a grade on its way is written; until it is here, the item shown isn't graded. */
   async function load(focus) {
+    const mine = (loads += 1);
+    problem.hidden = true;
+    await changing;
+    if (ended || mine !== loads) return;
+    busy = true;
     try {
       const found = await getJson(`practice?${new URLSearchParams(asked())}`);
-      if (ended) return;
-      problem.hidden = true;
+      if (ended || mine !== loads) return;
       said.textContent = "";
       show(found, focus);
     } catch (error) {
-      fail(error);
+      if (mine === loads) fail(error);
+    } finally {
+      if (mine === loads) busy = false;
     }
   }
 
