@@ -1,7 +1,8 @@
 """A lab to ask in this process, and a running one to look at in Chromium.
 
 `client` asks the application as a page of it would; `visit` opens pages of a server of its own
-process, and what they complain of, or ask of other machines, fails the test.
+process, and what they complain of, or ask of other machines, fails the test. Longer than a file
+should be: what all tests of a folder share can stand in its conftest alone.
 """
 
 from __future__ import annotations
