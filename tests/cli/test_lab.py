@@ -107,6 +107,11 @@ def test_opened_on_what_trains_it_begins_at_its_curves(tmp_path: Path) -> None:
     assert page == "/train?run=0"
 
 
+def test_it_is_there_before_torch_is() -> None:
+    code = "import qkv.lab.server, qkv.lab.rooms, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_browser_is_opened_unless_told_otherwise(tmp_path: Path) -> None:
     told, browser = tmp_path / "told", tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {told}\n', encoding="utf-8")

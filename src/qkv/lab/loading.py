@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from qkv.attention.threads import all_threads, one_thread
 from qkv.errors import ConfigError, TextError
 from qkv.lab.shelf import OWN, Item
-from qkv.lens.threads import all_threads, one_thread
 
 if TYPE_CHECKING:
     from qkv.models.foreign import AnyModel

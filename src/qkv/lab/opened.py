@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from qkv.attention.threads import one_thread
 from qkv.errors import ConfigError, ResourceError
 from qkv.lab.asked import Asked
-from qkv.lens.threads import one_thread
 
 if TYPE_CHECKING:
     from qkv.lens import AttentionMap, Trace

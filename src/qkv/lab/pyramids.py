@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
-from qkv.lens.threads import all_threads
+from qkv.attention.threads import all_threads
 
 if TYPE_CHECKING:
     from qkv.lens import AttentionMap

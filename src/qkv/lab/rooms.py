@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from qkv.attention.threads import while_wanted
 from qkv.lab.inspecting import Inspector
 from qkv.lab.security import Keys
 from qkv.lab.shelf import Shelf
-from qkv.lens.threads import while_wanted
 
 __all__ = ["Lab", "Threads"]
 

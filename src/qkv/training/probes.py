@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from qkv.attention.threads import one_thread
 from qkv.errors import ConfigError
 from qkv.lens import Trace, capture, load
-from qkv.lens.threads import one_thread
 from qkv.models import ModelConfig, Sampling, has_attention
 from qkv.models.assembly import outline
 from qkv.text import Tokenizer

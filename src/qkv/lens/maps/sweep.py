@@ -25,8 +25,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from qkv.attention.threads import is_unwanted
 from qkv.errors import QkvError
-from qkv.lens.threads import is_unwanted
 
 if TYPE_CHECKING:
     from qkv.lens.maps.head import Head
@@ -155,7 +155,7 @@ class Sweep:
         `work` reads its strip by `scores` or `weights` and touches nothing that others write.
 
         Raises:
-            CancelledError: where nobody waits any more (`qkv.lens.threads.while_wanted`).
+            CancelledError: where nobody waits any more (`qkv.attention.threads.while_wanted`).
         """
         for number, found in enumerate(self._each(work, strips)):
             if number and is_unwanted():
