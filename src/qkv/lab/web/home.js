@@ -49,8 +49,6 @@ export async function mount(main, shell) {
     makeElement("div", { class: "first-head" }, makeElement("div", {}, busy, picture), words),
   );
   words.append(doors);
-  // Without the lists, the doors are there.
-  Promise.allSettled([listDue(), listRuns()]).then((lists) => doors.after(...lists.flatMap(({ value }) => value ?? [])));
 
   let text = null;
   let shown = null;
@@ -123,6 +121,8 @@ export async function mount(main, shell) {
   document.addEventListener("qkv-theme", ({ detail }) => map?.update({ theme: detail }));
   carry();
   await attempt();
+  // The head comes first; without the lists, the doors are there.
+  Promise.allSettled([listDue(), listRuns()]).then((lists) => doors.after(...lists.flatMap(({ value }) => value ?? [])));
 }
 
 /** What is due of the questions and cards, for who has begun with them. */
