@@ -65,7 +65,7 @@ WELCOME = """\
   [bold]qkv lab[/]       all of it in your browser: learn, look inside, train
   [bold]qkv learn[/]     the guide in the terminal; then `qkv practice` and `qkv cards`
   [bold]qkv demo[/]      train every model from bigram to Transformer, in a minute or two
-  [bold]qkv hand[/]      a step of attention worked by you; `qkv steps` shows every number
+  [bold]qkv hand[/]      a step of attention, worked by you; `qkv steps` works it
   [bold]qkv train[/]     one model on your own text:  qkv train --data notes.txt
 
 `qkv --help` lists the rest; every command has examples: `qkv train --help`."""
