@@ -7,16 +7,14 @@ from typing import Any
 
 from qkv.errors import QkvError
 
-__all__ = ["NO_HEADS", "read_about"]
-
-NO_HEADS = ("uniform", "bigram-counts", "bigram", "average", "rnn", "wavenet")
-"""Kinds of models without attention."""
+__all__ = ["read_about"]
 
 Line = dict[str, Any]
 
 
 def read_about(path: Path) -> tuple[Line, str]:
     """Return what was asked of a run, and a line where that can't be told."""
+    from qkv.models.config import ATTENTION_KINDS
     from qkv.training.rundir import RunDirectory
 
     try:
@@ -31,7 +29,7 @@ def read_about(path: Path) -> tuple[Line, str]:
         "steps": training.steps(model.context),
         "seed": training.seed,
         "probes": training.probes,
-        "attention": model.kind not in NO_HEADS,
+        "attention": model.kind in ATTENTION_KINDS,
         **{name: str(data.get(name) or "") for name in ("name", "prompt", "probe")},
     }
     for name in ("layers", "heads", "width"):

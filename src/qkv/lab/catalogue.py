@@ -93,10 +93,10 @@ def _has_heads(item: Item) -> bool:
 
 @lru_cache(1024)
 def _kind_has_heads(config: Path, _changed: int) -> bool:
-    from qkv.models.config import ATTENTION_RUNGS, TransformerConfig
+    from qkv.models.config import ATTENTION_KINDS
 
     try:
         kind = json.loads(config.read_bytes())["model"]["kind"]
     except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return True  # reading it says what is wrong
-    return kind in (*ATTENTION_RUNGS, TransformerConfig.kind)
+    return kind in ATTENTION_KINDS

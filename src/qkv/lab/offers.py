@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from qkv.errors import ConfigError, TextError
-from qkv.lab.about import NO_HEADS
 from qkv.lab.jobs import LADDER
 from qkv.lab.shelf import Shelf
 from qkv.lab.wanted import LONGEST_TEXT, Wanted
@@ -35,6 +34,7 @@ class Offers:
 
     def presets(self) -> dict[str, Any]:
         """Return recipes and corpora, as a form shows them."""
+        from qkv.models.config import ATTENTION_KINDS
         from qkv.text import available_corpora, kept_corpora
 
         found = [
@@ -47,14 +47,13 @@ class Offers:
             }
         ]
         for preset in _recipes():
-            kind = preset.kind
             found.append(
                 {
                     "name": preset.name,
                     "title": preset.title,
                     "note": preset.about,
                     "tokens": preset.training.get("tokens", LADDER_TOKENS),
-                    "attention": kind not in NO_HEADS,
+                    "attention": preset.kind in ATTENTION_KINDS,
                 }
             )
         here = kept_corpora()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
+    "ATTENTION_KINDS",
     "ModelConfig",
     "RungConfig",
     "TransformerConfig",
@@ -196,6 +197,9 @@ class TransformerConfig:
         """Feed-forward width, with the default filled in."""
         return 4 * self.width if self.hidden is None else self.hidden
 
+
+ATTENTION_KINDS = (*ATTENTION_RUNGS, TransformerConfig.kind)
+"""Kinds of models that have heads to look at."""
 
 ModelConfig = RungConfig | TransformerConfig
 
