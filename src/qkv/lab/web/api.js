@@ -1,6 +1,8 @@
 // All that pages ask of the server: the only module that fetches. Paths are relative, so that the
 // lab works below any prefix.
 
+import { capital } from "./sentence.js";
+
 /**
  * An error's line, "got …; expected …; do …", as a page says it.
  * @param {string} line
@@ -8,8 +10,7 @@
 export function plainly(line) {
   const [, got, expected, remedy] = /^got ([^]*?); expected ([^]*?); ([^]*)$/.exec(line) ?? [];
   if (!remedy) return line;
-  const begun = (text) => `${text.slice(0, 1).toUpperCase()}${text.slice(1)}`;
-  return `${begun(got)}, instead of ${expected}. ${begun(remedy)}.`;
+  return `${capital(got)}, instead of ${expected}. ${capital(remedy)}.`;
 }
 
 /** What went wrong, as the server says it: got, expected, what to do. */

@@ -8,8 +8,6 @@ const ORDINALS = ["first", "second", "third", "fourth", "fifth", "sixth", "seven
 /** The third token: “the third”. @param {number} at from 0 */
 export const ordinal = (at) => (ORDINALS[at] ? `the ${ORDINALS[at]}` : `token ${at + 1}`);
 
-/** A sentence begins with a capital. @param {string} text */
-export const capital = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
 
 /** A loss, or a difference of two, in hundredths: .25. @param {number} number */
 export const hundredths = (number) => number.toFixed(2).replace(/^0\./, ".");

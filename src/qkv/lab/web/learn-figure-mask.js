@@ -1,7 +1,8 @@
 // The causal mask: four matrices of one step, and the four ways to mask, three of them wrong.
 
-import { capital, makeChoices, makeSentence, ordinal } from "./learn-figure-frame.js";
+import { makeChoices, makeSentence, ordinal } from "./learn-figure-frame.js";
 import { band, FigureSheet } from "./learn-figure-sheet.js";
+import { capital } from "./sentence.js";
 import { digits, sumDigits } from "./worksheet-words.js";
 
 const WAYS = [["causal", "−∞ before softmax"], ["none", "no mask"], ["zero", "0 for −∞"], ["after", "after the softmax"]];

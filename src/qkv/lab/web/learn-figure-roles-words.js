@@ -1,8 +1,9 @@
 // Query, key and value of a reader's words as small tables; their numbers are drawn, not learnt.
 
-import { capital, makeChoices, makeSentence } from "./learn-figure-frame.js";
+import { makeChoices, makeSentence } from "./learn-figure-frame.js";
 import { band, FigureSheet } from "./learn-figure-sheet.js";
 import { makeTextField } from "./learn-figure-tokens.js";
+import { capital } from "./sentence.js";
 import { makeElement } from "./views.js";
 import { digits } from "./worksheet-words.js";
 

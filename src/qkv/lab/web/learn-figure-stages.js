@@ -2,6 +2,7 @@
 
 import { makeChoices, makeSentence } from "./learn-figure-frame.js";
 import { band, FigureSheet } from "./learn-figure-sheet.js";
+import { capital } from "./sentence.js";
 
 const Q = [[1, 0], [0, 1], [1, 1]];
 const K = [[1, 0], [2, 1], [1, 1]];
@@ -54,7 +55,7 @@ export async function mount(element, options, shell) {
   return sheet;
 }
 
-const capitalName = (name) => ({ q: "q", k: "k", v: "v" })[name] ?? name[0].toUpperCase() + name.slice(1);
+const capitalName = (name) => (["q", "k", "v"].includes(name) ? name : capital(name));
 
 const placeWords = (name, row, col) => (TABLES.includes(name) ? `t${row + 1} on t${col + 1}` : `t${row + 1}, channel ${col + 1}`);
 

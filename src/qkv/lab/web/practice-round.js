@@ -2,6 +2,7 @@
 
 import { getJson, postJson } from "./api.js";
 import { tightenRoots } from "./lessons.js";
+import { capital } from "./sentence.js";
 import { makeElement } from "./views.js";
 
 const MORE = { card: 7, question: 5 };
@@ -166,5 +167,3 @@ export function mountRound(element, mode) {
     },
   };
 }
-
-const capital = (words) => words.charAt(0).toUpperCase() + words.slice(1);

@@ -27,3 +27,6 @@ function token(labels, at, place, kind) {
   if (!labels) return [makeElement("span", { class: kind, text: `token ${place}` })];
   return [makeElement("bdi", { class: kind, text: visibleToken(labels[at]) }), ` at ${place}`];
 }
+
+/** A sentence begins with a capital. @param {string} text */
+export const capital = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
